@@ -1,0 +1,140 @@
+"""The Flask application: routes, and which error is which HTTP status."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from kvlog.api import parse, views
+from kvlog.core.role import Role
+from kvlog.core.values import Done, PushBody, Refused
+from kvlog.errors import InvalidInput, Unavailable
+from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
+from kvlog.service import Service
+
+_pushes = msgspec.msgpack.Decoder(PushBody)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def create_app(service: Service) -> Flask:
+    """The WSGI application of one node."""
+    app = Flask("kvlog", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = parse.BODY_BYTES_MAX
+    _add_course_routes(app, service)
+    _add_routes(app, service)
+    _add_errors(app)
+
+    @app.after_request
+    def mark(response: Response) -> Response:
+        """Every answer says which node gave it, and whether its store is stale."""
+        missed = service.missed_entries
+        response.headers["Kvlog-Node"] = service.settings.node_id
+        response.headers["Kvlog-Stale"] = "true" if missed else "false"
+        if missed:
+            response.headers["Kvlog-Missed-Entries"] = str(missed)
+        return response
+
+    return app
+
+
+def _add_course_routes(app: Flask, service: Service) -> None:
+    """The routes that kvlog has had since it was a course assignment."""
+
+    @app.get("/read")
+    def read() -> Response:
+        key = parse.read_key(request.query_string.decode("latin-1"))
+        return _respond(views.read(key, service.read(key)))
+
+    @app.post("/update")
+    def update() -> Response:
+        ack, timeout_s = parse.write_options(request.query_string.decode("latin-1"))
+        body = request.get_data(cache=False)
+        command = parse.update(body)
+        result = service.write(
+            command, ack=ack, timeout_s=timeout_s, forwarded="Kvlog-Forwarded" in request.headers, body=body
+        )
+        if isinstance(result, Forwarded):
+            headers = {name: result.headers[name] for name in ("Retry-After",) if name in result.headers}
+            return Response(result.body, result.status, headers, mimetype="application/json")
+        return _respond(views.outcome(command.key, result, node_id=service.settings.node_id))
+
+    @app.post("/propagate")
+    def propagate() -> Response:
+        try:
+            body = _pushes.decode(request.get_data(cache=False))
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(f"not a push of a leader: {error}; clients write with POST /update") from None
+        answer = service.propagate(body)
+        if isinstance(answer, Refused):
+            raise InvalidInput(answer.reason, status=HTTPStatus.CONFLICT)
+        return Response(_encoder.encode(answer), mimetype=MSGPACK)
+
+    if service.settings.demo:
+
+        @app.route("/kill", methods=["GET", "POST"])
+        def kill() -> Response:
+            is_leader = service.status().role is Role.LEADER
+            service.kill()
+            return _respond(({"is_leader": is_leader}, HTTPStatus.OK, {}))
+
+
+def _add_routes(app: Flask, service: Service) -> None:
+    @app.get("/v1/status")
+    def status() -> Response:
+        view = views.status(service.settings, service.instance, service.status())
+        return _respond((view, HTTPStatus.OK, {}))
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        """Whether the process answers; its instance shows other nodes that it is still the same one."""
+        body = {"status": "ok", "node": service.settings.node_id}
+        return _respond((body, HTTPStatus.OK, {INSTANCE_HEADER: service.instance}))
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        reason = service.status().not_ready
+        if reason:
+            return _respond(({"ready": False, "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE, {}))
+        return _respond(({"ready": True, "reason": ""}, HTTPStatus.OK, {}))
+
+    @app.post("/v1/admin/catchup")
+    def catch_up() -> Response:
+        answer = service.catch_up()
+        if isinstance(answer, Done):
+            return _respond(({"status": "done", "result": answer.text}, HTTPStatus.OK, {}))
+        if isinstance(answer, Refused):
+            raise InvalidInput(answer.reason, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        body = {"status": "running", "result": "still filling in; GET /v1/status shows how far it has come"}
+        return _respond((body, HTTPStatus.ACCEPTED, {}))
+
+
+def _add_errors(app: Flask) -> None:
+    @app.errorhandler(InvalidInput)
+    def invalid(error: InvalidInput) -> Response:
+        return _respond(({"error": str(error)}, error.status, {}))
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> Response:
+        return _respond(({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"}))
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(_: RequestEntityTooLarge) -> Response:
+        reason = f"the body has more than {parse.BODY_BYTES_MAX} bytes"
+        # What is left of the body is not read: the connection cannot be used again.
+        headers = {"Connection": "close"}
+        return _respond(({"error": reason}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, headers))
+
+    @app.errorhandler(HTTPException)
+    def other(error: HTTPException) -> Response:
+        headers = dict(error.get_headers())
+        headers.pop("Content-Type", None)
+        return _respond(({"error": error.description}, error.code or HTTPStatus.INTERNAL_SERVER_ERROR, headers))
+
+
+def _respond(view: views.View) -> Response:
+    body, status, headers = view
+    return Response(json.dumps(body) + "\n", status, headers, mimetype="application/json")

@@ -1,0 +1,124 @@
+"""What clients send, checked strictly: what cannot be meant is refused, and the refusal says what to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
+from kvlog.core.entry import check_size
+from kvlog.core.machine import Update
+from kvlog.core.values import Ack
+from kvlog.errors import InvalidInput
+
+BODY_BYTES_MAX = 2 * 1024 * 1024
+"""Upper bound of a request's body. The largest value takes up to six times its size as escaped JSON."""
+
+PARAMETERS_MAX = 16
+
+
+def parameters(query: str, *names: str) -> dict[str, str]:
+    """The query's parameters, each of ``names`` at most once and nothing else.
+
+    Raises:
+        InvalidInput: an unknown or repeated parameter, or one that is not UTF-8.
+    """
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
+    except UnicodeDecodeError:
+        raise InvalidInput("the query is not UTF-8 after percent-decoding") from None
+    except ValueError as error:
+        raise InvalidInput(f"the query cannot be read: {error}") from None
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in names:
+            raise InvalidInput(f"unknown parameter {name[:50]!r}; there is {', '.join(names) or 'none'}")
+        if name in found:
+            raise InvalidInput(f"the parameter {name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def read_key(query: str) -> str:
+    """The key of ``GET /read?key=...``."""
+    key = parameters(query, "key").get("key")
+    if key is None:
+        raise InvalidInput("the parameter key is missing: GET /read?key=...")
+    check_size(key, "")
+    return key
+
+
+def write_options(query: str) -> tuple[Ack, float]:
+    """What a write's answer waits for, and for how many seconds at most."""
+    given = parameters(query, "ack", "timeout_ms")
+    try:
+        ack = Ack(given.get("ack", Ack.REPLICAS))
+    except ValueError:
+        raise InvalidInput(f"ack={given['ack'][:50]!r}: must be log or replicas") from None
+    text = given.get("timeout_ms", str(round(WRITE_TIMEOUT_S * 1000)))
+    limit_ms = round(WRITE_TIMEOUT_MAX_S * 1000)
+    if (
+        not text.isascii()
+        or not text.isdigit()
+        or len(text) > len(str(limit_ms))
+        or not 1 <= int(text) <= limit_ms
+    ):
+        raise InvalidInput(f"timeout_ms={text[:50]!r}: must be a whole number from 1 to {limit_ms}")
+    return ack, int(text) / 1000
+
+
+def update(body: bytes) -> Update:
+    """The update of ``POST /update``: a JSON object with the strings ``key`` and ``value``, nothing else."""
+    found = json_object(body)
+    for name in ("key", "value"):
+        if name not in found:
+            raise InvalidInput(f'the field "{name}" is missing: send {{"key": "...", "value": "..."}}')
+        if not isinstance(found[name], str):
+            raise InvalidInput(f'the field "{name}" must be a string, not {_kind(found[name])}')
+    unknown = sorted(set(found) - {"key", "value"})
+    if unknown:
+        raise InvalidInput(f"unknown field {unknown[0][:50]!r}: there are key and value")
+    key, value = found["key"], found["value"]
+    for name, text in (("key", key), ("value", value)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                f'the field "{name}" holds half of a surrogate pair, which is no character'
+            ) from None
+    check_size(key, value)
+    return Update(key=key, value=value)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A JSON object (RFC 8259), with neither of the liberties that Python takes: duplicate names and NaN."""
+    try:
+        found = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise InvalidInput("the body is not UTF-8") from None
+    except RecursionError:
+        raise InvalidInput("the body is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidInput(f"the body must be a JSON object, not {_kind(found)}")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(f"the field {twice[:50]!r} is given twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidInput(f"{name} is not JSON")
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

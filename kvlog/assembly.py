@@ -1,0 +1,280 @@
+"""The composition root: the only module that knows every adapter. Settings in, a serving node out.
+
+A node is two processes. The supervisor owns the data directory's lock and runs Granian, which forks one worker;
+the worker is the node. They are bound to each other: the worker dies with its supervisor (PR_SET_PDEATHSIG, and
+the end of the pipe between them), and the supervisor ends with its worker's exit code. On SIGTERM the supervisor
+first has the worker hand the leadership over, while it still serves, and then stops it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from multiprocessing.util import Finalize
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from flask import Flask
+from granian.constants import Interfaces
+from granian.server import Server
+
+from kvlog.api.app import create_app
+from kvlog.config import Settings
+from kvlog.core.events import HandoverRequested
+from kvlog.core.node import Node, NodeSettings
+from kvlog.core.status import Status
+from kvlog.core.values import Member
+from kvlog.errors import InUse, KvlogError
+from kvlog.lmdb_store import LmdbStore
+from kvlog.peers import HttpPeers
+from kvlog.runtime import Runtime
+from kvlog.service import Service
+from kvlog.zookeeper.election import ZooKeeperElection
+from kvlog.zookeeper.layout import Layout
+from kvlog.zookeeper.log import ZooKeeperLog
+from kvlog.zookeeper.session import ZooKeeperSession
+
+THREADS = 128
+"""Requests that are served at a time; service.WRITES_MAX of them may be writes, the rest stay free for reads."""
+
+HANDOVER_S = 5.0
+"""How long stopping waits for the leadership to be handed over."""
+
+KILL_S = 10
+"""How long the supervisor waits for its worker to stop before it kills it."""
+
+PR_SET_PDEATHSIG = 1
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic(self) -> float:
+        """See ports.Clock."""
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        """See ports.Clock."""
+        return time.time_ns() // 1_000_000
+
+
+# --- the supervisor -------------------------------------------------------------------------------------------
+
+
+def run(settings: Settings) -> int:
+    """Run a node until it is told to stop; returns the process's exit code.
+
+    Raises:
+        InUse: the address or the data directory belongs to a running node.
+    """
+    _lead_own_group()
+    _check_address(settings)
+    lock = _lock(settings.data_dir)
+    ours, workers = socket.socketpair()
+    # The worker has to inherit the lock and the pipe; the supervisor has no threads yet.
+    multiprocessing.set_start_method("fork", force=True)
+    server = Server(
+        "kvlog",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=THREADS,
+        backpressure=THREADS,
+        websockets=False,
+        log_enabled=False,
+        workers_kill_timeout=KILL_S,
+    )
+
+    @server.on_startup
+    def take_over_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _handing_over(ours, signal.getsignal(number)))
+
+    supervisor = os.getpid()
+    try:
+        server.serve(target_loader=lambda: _work(settings, supervisor, workers, ours), wrap_loader=False)
+    except SystemExit as stopped:
+        return _exit_code(ours, int(stopped.code or 0))
+    finally:
+        os.close(lock)
+    return 0
+
+
+def _lead_own_group() -> None:
+    """Make the node a process group of its own, unless a terminal's Ctrl-C has to reach it."""
+    if os.getpgrp() != os.getpid() and not os.isatty(0):
+        os.setpgid(0, 0)
+
+
+def _check_address(settings: Settings) -> None:
+    """Refuse an address that somebody listens on: Granian would share it (SO_REUSEPORT) without a word."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise InUse(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; another process has it, or "
+                "the address is not this machine's; choose another --port, or stop that process"
+            ) from error
+
+
+def _lock(data_dir: Path) -> int:
+    """Claim the data directory for as long as the supervisor or its worker lives."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InUse(f"cannot use the data directory {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InUse(
+            f"the data directory {data_dir} is in use by a running node; give this one another --data-dir, or "
+            "stop that one first"
+        ) from error
+    os.set_inheritable(lock, True)
+    return lock
+
+
+def _handing_over(pipe: socket.socket, stop: Any) -> Callable[[int, FrameType | None], None]:
+    """A signal handler that has the worker hand over before it goes on to ``stop``."""
+    begun = threading.Event()
+
+    def hand_over(number: int, frame: FrameType | None) -> None:
+        try:
+            pipe.settimeout(HANDOVER_S)
+            pipe.sendall(b"hand over\n")
+            pipe.recv(64)
+        except OSError:
+            pass  # the worker is gone or stuck: there is nothing to hand over, or nobody who could
+        stop(number, frame)
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if not begun.is_set():
+            begun.set()
+            threading.Thread(target=hand_over, args=(number, frame), name="kvlog-stop", daemon=True).start()
+
+    return handler
+
+
+def _exit_code(pipe: socket.socket, default: int) -> int:
+    """The code with which the worker said that it ends."""
+    pipe.setblocking(False)
+    try:
+        said = pipe.recv(64)
+    except OSError:
+        return default
+    return int(said.removeprefix(b"exit ")) if said.startswith(b"exit ") else default
+
+
+# --- the worker -----------------------------------------------------------------------------------------------
+
+
+def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_end: socket.socket) -> Flask:
+    """Become the node: called once, in the worker, by Granian. Returns the application to serve."""
+    supervisors_end.close()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(1)
+    # Many short requests on many threads: a shorter turn halves the time for which one waits for the others.
+    sys.setswitchinterval(0.001)
+
+    def fail(code: int, reason: str) -> NoReturn:
+        """The node cannot go on: say so and end, without waiting for anything that may be stuck."""
+        print(f"server.py: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - the last line, for people
+        try:
+            pipe.sendall(b"exit %d" % code)
+        finally:
+            os._exit(code)
+
+    try:
+        return _assemble(settings, supervisor, pipe, fail)
+    except KvlogError as error:
+        fail(error.exit_code, str(error))
+
+
+def _assemble(
+    settings: Settings, supervisor: int, pipe: socket.socket, fail: Callable[[int, str], NoReturn]
+) -> Flask:
+    clock = SystemClock()
+    instance = uuid.uuid4().hex[:16]
+    me = Member(settings.node_id, instance, settings.advertise, settings.recover)
+
+    def say(text: str) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
+
+    def announce(status: Status) -> None:
+        position = status.position
+        stale = f", stale store: it has missed {position.missed_entries} entries" if position.gaps else ""
+        print(  # noqa: T201 - the one line on stdout
+            f"kvlog {settings.node_id} is ready on {settings.url}: {status.role}, revision {position.revision}, "
+            f"index {position.applied_index}{stale}",
+            flush=True,
+        )
+
+    def kill() -> None:
+        """Die like kill -9, once the answer to /kill has had the time to leave."""
+        threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
+
+    store = LmdbStore(settings.data_dir / "store")
+    node = Node(
+        NodeSettings(
+            node_id=settings.node_id,
+            address=settings.advertise,
+            instance=instance,
+            recover=settings.recover,
+            session_timeout_s=settings.session_timeout_s,
+        ),
+        store,
+        store.position(),
+    )
+    runtime = Runtime(node, store, clock, say=say, fail=fail, announce=announce)
+    session = ZooKeeperSession(
+        settings.zk,
+        Layout(settings.root),
+        session_timeout_s=settings.session_timeout_s,
+        post=runtime.post,
+        clock=clock,
+        say=say,
+        fail=fail,
+    )
+    peers = HttpPeers(runtime.post)
+    runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
+    session.start()
+
+    def close() -> None:
+        session.stop()
+        runtime.stop(timeout_s=2)
+        peers.stop()
+        store.close()
+
+    # Granian's worker does not run atexit functions on SIGTERM, but multiprocessing's finalizers (measured).
+    Finalize(None, close, exitpriority=100)
+    threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
+    service = Service(
+        settings, instance=instance, runtime=runtime, store=store, peers=peers, clock=clock, kill=kill
+    )
+    return create_app(service)
+
+
+def _obey(pipe: socket.socket, runtime: Runtime) -> None:
+    """Hand over when the supervisor says so; end when it is gone."""
+    while pipe.recv(64):
+        runtime.ask(HandoverRequested, HANDOVER_S)
+        pipe.sendall(b"done\n")
+    os._exit(1)

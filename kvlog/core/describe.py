@@ -1,0 +1,39 @@
+"""One line for people about any event, effect or answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+
+from kvlog.core.entry import Leader, LogEntry
+from kvlog.core.machine import Position, Update
+
+
+def describe(item: object) -> str:
+    """One line for people: the same words in logs, golden files and the simulator's traces."""
+    if not dataclasses.is_dataclass(item) or isinstance(item, type):
+        return _short(item)
+    fields = (f"{field.name}={_short(getattr(item, field.name))}" for field in dataclasses.fields(item))
+    return " ".join((type(item).__name__, *fields))
+
+
+def _short(value: object) -> str:
+    """A value in few characters: bytes by their number, structures by what names them."""
+    if isinstance(value, bytes):
+        return f"{len(value)}B"
+    if isinstance(value, LogEntry):
+        return f"#{value.index}"
+    if isinstance(value, Position):
+        gaps = "".join(f" missed {gap.first}-{gap.last}" for gap in value.gaps)
+        return f"[at {value.applied_index} revision {value.revision}{gaps}]"
+    if isinstance(value, Leader):
+        return value.node_id
+    if isinstance(value, Update):
+        return f"{value.key}={value.value}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_short(item) for item in value) + ")"
+    if isinstance(value, StrEnum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return "<" + describe(value) + ">"
+    return repr(value) if not isinstance(value, float) else f"{value:g}"

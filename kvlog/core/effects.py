@@ -1,0 +1,162 @@
+"""What a node can want done.
+
+Effects are carried out in the order in which ``Node.step`` returns them. None of them blocks: its result, if it
+has one, comes back later as an event. Every request to ZooKeeper or to a peer is answered by exactly one event,
+within the time that the adapter sets for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvlog.core.entry import LogEntry
+from kvlog.core.machine import Identity
+from kvlog.core.values import Answer, Member, PushBody
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Make this node's member znode. Answered by Joined, JoinBlocked or Failed."""
+
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMember:
+    """Remove the member znode of an instance that is known to be dead. Answered by MembersChanged."""
+
+    holder: Member
+
+
+@dataclass(frozen=True, slots=True)
+class ListMembers:
+    """Answered by MembersListed or Failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """Make this node's candidate znode, or find it again. Answered by Enrolled or Failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListCandidates:
+    """Answered by CandidatesListed or Failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCandidate:
+    """Answered by CandidatesChanged once candidate ``name`` is gone, or may be."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCandidate:
+    """Remove candidate ``name``: this node's own, or one whose process is gone. Answered by CandidatesChanged."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTail:
+    """Answered by TailRead or Failed; ``confirm`` puts a quorum operation before the reading."""
+
+    confirm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEntries:
+    """Answered by EntriesRead or Failed."""
+
+    first_index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSegment:
+    """Watch this segment's children from now on, and no other's; None: no segment's at all.
+
+    Answered by SegmentChanged whenever there are new ones.
+    """
+
+    segment: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Append an entry, at ``index`` and only while candidate ``fence`` exists.
+
+    Answered by Appended, AppendFenced or AppendUnknown.
+    """
+
+    fence: str
+    batch_id: str
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Apply entries in one transaction: after the store's position, or (``fill``) into its first gap."""
+
+    entries: tuple[LogEntry, ...]
+    fill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SkipTo:
+    """Declare everything up to ``index`` missed (``--recover stale``). Answered by Applied."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Note that the (new) store belongs to this log. Answered by Applied."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send entries to a replica. Answered by PushAnswered or PushFailed."""
+
+    member: Member
+    body: PushBody
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """See whether a kvlog node answers at ``address``. Answered by Probed."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the request that carried ``token``."""
+
+    token: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that people want to know: a change of role, a recovery, a refusal. One line in the log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The node cannot go on: stop the process with this exit code and this last line."""
+
+    code: int
+    reason: str
+
+
+Effect = (
+    Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
+    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Push | Probe
+    | Reply | Note | Exit
+)  # fmt: skip

@@ -1,0 +1,226 @@
+"""Entries of the log: what they hold and how they are written.
+
+An entry is two lines of text, so that any ZooKeeper browser shows what is in the log:
+
+    {"format":1,"epoch":4294967301,"batch_id":"...","prev_hash":"...","first_revision":7,"time_ms":...,
+     "requests":[{"effects":[{"op":"put","key":"k","value":"v","create":7,"version":1}]}]}      (one line)
+    1f0c...                                               BLAKE2b-128 of the first line, in hex
+
+The hash of an entry covers the hash of the entry before it (``prev_hash``), so equal hashes at one index mean
+equal logs up to there.
+
+Effects are blind: a put carries everything that the record will hold, so that applying one needs no reading
+and entries may be applied later, out of turn, to fill a gap (see ``machine``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from kvlog.errors import BadEntry, InvalidInput, invariant
+
+FORMAT = 1
+"""Version of the entry format that this code writes, and the only one that it reads."""
+
+SEGMENT_ENTRIES = 1_000
+"""Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``."""
+
+ENTRY_BYTES_MAX = 512 * 1024
+"""Upper bound of an encoded entry. ZooKeeper drops the connection of a client that sends a packet over 1 MiB
+(jute.maxbuffer, 1,048,575 bytes for the whole packet), so the limit is enforced here, well below it."""
+
+KEY_BYTES_MAX = 511
+"""Upper bound of a key in UTF-8: the longest key that LMDB takes."""
+
+VALUE_BYTES_MAX = 256 * 1024
+"""Upper bound of a value in UTF-8."""
+
+HEADER_BYTES_MAX = 1_024
+"""Room kept in an entry for everything but its requests."""
+
+NO_HASH = "0" * 32
+"""What the first entry of a log is chained to."""
+
+
+class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put"):
+    """Set a key. ``create`` is the revision at which the key came to be, ``version`` counts its writes since."""
+
+    key: str
+    value: str
+    create: int
+    version: int
+
+
+class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
+    """Remove a key."""
+
+    key: str
+
+
+Effect = Put | Delete
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One client's request as the log holds it: its effects, all at one revision, all or none."""
+
+    effects: tuple[Effect, ...]
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """Who leads, as told by a barrier entry."""
+
+    node_id: str
+    address: str
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry: the requests of one group commit, or a barrier.
+
+    A barrier (``leader`` set, no requests) is the first entry of each epoch: its success is the proof that
+    every entry of earlier epochs is known, and it tells all replicas who leads.
+
+    Attributes:
+        format: version of the entry format.
+        epoch: czxid of the election znode of the leader that wrote the entry.
+        batch_id: unique name of this append, by which its writer finds it again after a lost reply.
+        prev_hash: hash of the entry before this one.
+        first_revision: revision of the first request; the n-th has ``first_revision + n``.
+        time_ms: the leader's wall clock, milliseconds since 1970; for people only.
+        requests: in the order in which they take effect.
+        leader: set in barriers only.
+    """
+
+    format: int
+    epoch: int
+    batch_id: str
+    prev_hash: str
+    first_revision: int
+    time_ms: int
+    requests: tuple[Request, ...] = ()
+    leader: Leader | None = None
+
+    @property
+    def last_revision(self) -> int:
+        """Revision after this entry."""
+        return self.first_revision + len(self.requests) - 1
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """An entry at its place: decoded, with its own hash and the bytes that were read."""
+
+    index: int
+    entry: Entry
+    hash: str
+    data: bytes
+
+
+class _EncodedEntry(msgspec.Struct, omit_defaults=True):
+    """Entry with requests that are encoded already; the fields are those of Entry, in the same order."""
+
+    format: int
+    epoch: int
+    batch_id: str
+    prev_hash: str
+    first_revision: int
+    time_ms: int
+    requests: tuple[msgspec.Raw, ...] = ()
+    leader: Leader | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+_format_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def encode_request(request: Request) -> bytes:
+    """Encode one request, ready for ``encode_entry``."""
+    return _encoder.encode(request)
+
+
+def check_size(key: str, value: str) -> None:
+    """Refuse a key or value that the log cannot hold.
+
+    Raises:
+        InvalidInput: 400 for a key, 413 for a value that is too large, as it is or once encoded.
+    """
+    if not key:
+        raise InvalidInput("the key is empty; give it at least one character")
+    if (size := len(key.encode())) > KEY_BYTES_MAX:
+        raise InvalidInput(f"the key has {size} bytes in UTF-8, the limit is {KEY_BYTES_MAX}")
+    if (size := len(value.encode())) > VALUE_BYTES_MAX:
+        raise InvalidInput(f"the value has {size} bytes in UTF-8, the limit is {VALUE_BYTES_MAX}", status=413)
+    widest = Put(key=key, value=value, create=2**62, version=2**62)
+    if (size := len(encode_request(Request(effects=(widest,))))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
+        raise InvalidInput(
+            f"the update takes {size} bytes once encoded as JSON, "
+            f"the limit is {ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six "
+            "bytes each",
+            status=413,
+        )
+
+
+def encode_entry(header: Entry, requests: tuple[bytes, ...] = ()) -> bytes:
+    """Encode an entry whose requests are encoded already (``header.requests`` is left empty).
+
+    Raises:
+        InvariantViolation: the entry is larger than ENTRY_BYTES_MAX; whoever gathers a batch keeps below it.
+    """
+    body = _encoder.encode(
+        _EncodedEntry(
+            format=header.format,
+            epoch=header.epoch,
+            batch_id=header.batch_id,
+            prev_hash=header.prev_hash,
+            first_revision=header.first_revision,
+            time_ms=header.time_ms,
+            requests=tuple(msgspec.Raw(request) for request in requests),
+            leader=header.leader,
+        )
+    )
+    data = body + b"\n" + _hash(body).encode()
+    invariant(len(data) <= ENTRY_BYTES_MAX, f"an entry of {len(data)} bytes was gathered")
+    return data
+
+
+def decode_entry(index: int, data: bytes) -> LogEntry:
+    """Decode and verify the bytes of the entry at ``index``.
+
+    Raises:
+        BadEntry: truncated, altered, of an unknown format, or not an entry at all.
+    """
+    body, _, trailer = data.rpartition(b"\n")
+    digest = _hash(body)
+    if trailer != digest.encode():
+        raise BadEntry(index, f"its {len(data)} bytes do not match their own checksum: truncated or altered")
+    try:
+        entry = _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise BadEntry(index, _undecodable(body, error)) from error
+    if entry.format != FORMAT:
+        raise BadEntry(index, _unknown_format(entry.format))
+    return LogEntry(index=index, entry=entry, hash=digest, data=data)
+
+
+def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
+    """Why a body with a good checksum is no entry: mostly because a newer kvlog wrote it."""
+    try:
+        declared = _format_decoder.decode(body).get("format")
+    except msgspec.MsgspecError:
+        declared = FORMAT
+    return f"not an entry: {error}" if declared == FORMAT else _unknown_format(declared)
+
+
+def _unknown_format(declared: object) -> str:
+    return f"written in format {declared}, this kvlog knows format {FORMAT}; run a newer one"
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def segment_of(index: int) -> int:
+    """Number of the segment that holds the entry at ``index``."""
+    return index // SEGMENT_ENTRIES

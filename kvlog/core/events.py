@@ -1,0 +1,214 @@
+"""What can happen to a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvlog.core.effects import Effect
+from kvlog.core.machine import Identity, Position, Update
+from kvlog.core.values import Ack, Candidate, Member, PushAnswer, PushBody, Reach
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What ``effect`` asked for came to nothing, or nothing is known of it. Asking again is safe."""
+
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConnected:
+    """ZooKeeper is connected; the identity of the log has been read, or the log has just been made."""
+
+    session_id: int
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSuspended:
+    """The connection is gone; the session may live on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The session has ended, and with it this node's ephemeral znodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """This node's member znode belongs to session ``session_id``."""
+
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinBlocked:
+    """A member znode with this node's id exists already, of another session."""
+
+    holder: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """The members have to be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersListed:
+    """The members, in order of their ids."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """This node's candidate znode exists and belongs to session ``session_id``."""
+
+    name: str
+    epoch: int
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesListed:
+    """The candidates in order of their sequence numbers."""
+
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesChanged:
+    """Candidate ``name`` is gone, or may be: the list has to be read again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TailRead:
+    """The log's last index was ``tail_index``, or more, at a moment after ``asked_at`` (monotonic seconds).
+
+    ``confirmed``: a quorum operation came before the reading, so no earlier acknowledged entry is missing.
+    """
+
+    tail_index: int
+    asked_at: float
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentChanged:
+    """The watch on a segment has seen entries up to ``tail_index``."""
+
+    tail_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesRead:
+    """The entries from ``first_index`` on, as many as there were; fewer than asked for if some are missing."""
+
+    first_index: int
+    entries: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The append ``batch_id`` is in the log, at ``index``."""
+
+    batch_id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendFenced:
+    """The append ``batch_id`` was refused because the writer's candidate is gone: it can never land."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppendUnknown:
+    """The append ``batch_id`` may have landed, or may still land."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The store has carried out what it was asked to, and stands at ``position`` now."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was found at ``address``; ``instance`` names the process that answered."""
+
+    address: str
+    reach: Reach
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushArrived:
+    """A leader has pushed entries to this replica."""
+
+    token: int
+    body: PushBody
+
+
+@dataclass(frozen=True, slots=True)
+class PushAnswered:
+    """Replica ``node_id`` has answered a push."""
+
+    node_id: str
+    answer: PushAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class PushFailed:
+    """Replica ``node_id`` has not answered a push."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSubmitted:
+    """A client's write. Answered at the latest at ``deadline`` (monotonic seconds).
+
+    ``forwarded``: another node sent it here; if this one does not lead, it says so at once.
+    ``not_epoch``: the leader of this epoch has been tried already and did not take it.
+    """
+
+    token: int
+    command: Update
+    ack: Ack
+    deadline: float
+    forwarded: bool = False
+    not_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CatchupRequested:
+    """An operator wants a stale store to be filled up."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverRequested:
+    """The node is about to stop: finish what is under way, then let another one lead."""
+
+    token: int
+
+
+Event = (
+    Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
+    | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
+    | EntriesRead | Appended | AppendFenced | AppendUnknown | Applied | Probed | PushArrived | PushAnswered
+    | PushFailed | WriteSubmitted | CatchupRequested | HandoverRequested
+)  # fmt: skip

@@ -1,0 +1,127 @@
+"""What a node does about the entries it missed: replay them, or keep its store as it is and say so."""
+
+from __future__ import annotations
+
+from kvlog.core.cursor import Cursor
+from kvlog.core.effects import Effect, Note, Reply
+from kvlog.core.machine import Identity
+from kvlog.core.values import Done, Refused
+
+WAITING_MAX = 16
+"""Requests to heal that may wait at a time."""
+
+
+class Recovery:
+    """The way from what the store held at the start to the tail that the log had then.
+
+    ``catchup`` replays everything up to there, gaps of an earlier stale life included. ``stale`` declares it
+    missed and goes on behind it; ``heal`` fills it in later.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.decided = False
+        self.finished = False
+        self.healed = False  # a gap has just been filled on request
+        self._target = -1
+        self._started_at = 0.0
+        self._to_replay: int | None = None
+        self._seconds = 0.0
+        self._heal_started_at: float | None = None
+        self._to_fill = 0
+        self._filled: tuple[int, float] | None = None
+        self._waiting: list[int] = []
+
+    def decide(self, tail_index: int, now: float) -> None:
+        """The log's confirmed tail at the start is known: that is how far this recovery goes."""
+        if not self.decided:
+            self.decided = True
+            self._target = tail_index
+            self._started_at = now
+
+    def skip_to(self, cursor: Cursor) -> int | None:
+        """Up to which index everything is to be declared missed; None if nothing is."""
+        if self.mode != "stale" or not self.decided or self.finished or cursor.next_index > self._target:
+            return None
+        return self._target
+
+    def heal(self, token: int, now: float) -> list[Effect]:
+        """An operator wants the gaps filled."""
+        if len(self._waiting) >= WAITING_MAX:
+            return [Reply(token, Refused("others are waiting for the same already"))]
+        self._waiting.append(token)
+        if self._heal_started_at is None:
+            self._heal_started_at = now
+            self._to_fill = 0
+        return []
+
+    def progress(self, cursor: Cursor, now: float) -> list[Effect]:
+        """See how far it has come; says so when it is done."""
+        effects: list[Effect] = []
+        position = cursor.position
+        if self.decided and not self.finished:
+            if self.mode == "catchup":
+                cursor.healing = bool(position.gaps)
+                if self._to_replay is None:
+                    behind = max(0, self._target - position.applied_index)
+                    self._to_replay = behind + position.missed_entries
+            caught_up = position.applied_index >= self._target
+            if caught_up and (self.mode == "stale" or not position.gaps):
+                effects.append(self._finish(position.missed_entries, now))
+        if self.finished and self._heal_started_at is not None:
+            self._to_fill = max(self._to_fill, position.missed_entries)
+            cursor.healing = bool(position.gaps)
+            if not position.gaps:
+                effects += self._finish_healing(now)
+        return effects
+
+    def _finish(self, missed: int, now: float) -> Note:
+        self.finished = True
+        self._seconds = now - self._started_at
+        if self.mode == "stale":
+            return Note(
+                f"kept the store as it was: it has missed {missed} entries, and its answers say so"
+                if missed
+                else "kept the store as it was: it has missed nothing"
+            )
+        return Note(f"caught up by replaying {self._to_replay} entries in {self._seconds:.3f} s")
+
+    def _finish_healing(self, now: float) -> list[Effect]:
+        seconds = now - (self._heal_started_at or now)
+        self._heal_started_at = None
+        waiting, self._waiting = self._waiting, []
+        if self._to_fill:
+            self._filled = (self._to_fill, seconds)
+            self.healed = True
+            text = f"filled in {self._to_fill} missed entries in {seconds:.3f} s"
+        else:
+            text = "nothing is missing"
+        return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
+
+    def report(self) -> dict[str, object]:
+        """For the status: how it went, or how it is going."""
+        report: dict[str, object] = {"mode": self.mode, "finished": self.finished}
+        if self.finished and self.mode == "catchup":
+            report |= {"replayed_entries": self._to_replay or 0, "seconds": round(self._seconds, 6)}
+        if self._filled is not None:
+            report |= {"filled_entries": self._filled[0], "filled_seconds": round(self._filled[1], 6)}
+        return report
+
+
+def wrong_log(mine: Identity, found: Identity) -> str:
+    """Why this store must not follow that log, and what to do."""
+    what = f"cluster {found.cluster_id}" if mine.cluster_id != found.cluster_id else "a log that was made anew"
+    return (
+        f"this store belongs to cluster {mine.cluster_id} (log {mine.log_czxid:#x}), but ZooKeeper holds {what} "
+        f"(log {found.log_czxid:#x}): wrong --zk or --root, or ZooKeeper's data was lost or restored; "
+        "nothing was touched; correct the setting, or move the data directory away to start empty"
+    )
+
+
+def short_log(tail_index: int, applied_index: int) -> str:
+    """Why a log that ends before the store must not be followed, and what to do."""
+    return (
+        f"ZooKeeper's log ends at entry {tail_index}, but this store has applied entry {applied_index}: "
+        "ZooKeeper has lost data or was restored from an older copy; nothing was touched; restore ZooKeeper, "
+        "or move the data directory away to follow the log as it is"
+    )

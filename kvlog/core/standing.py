@@ -1,0 +1,272 @@
+"""Where a node stands among the others: its session, its membership, its candidacy, who leads.
+
+Invariants (tests cite the numbers):
+
+S1  A node has a candidate znode only while it could lead: joined, answering on its own address, its store
+    without gaps, its first recovery done.
+S2  Being the lowest candidate in any view of ZooKeeper, however old, is proof of being the lowest: names are
+    given in order and one that is gone never comes back.
+S3  Another's candidate or member znode is removed only when its process is known to be gone: nothing listens
+    on its address, or another process does. The fence (see ``effects.Append``), not this rule, keeps the log
+    safe if the removed one is alive after all.
+S4  A node id is used by one process at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kvlog.core.effects import (
+    Effect,
+    Enrol,
+    Exit,
+    Join,
+    ListCandidates,
+    ListMembers,
+    Note,
+    Probe,
+    RemoveCandidate,
+    RemoveMember,
+    WatchCandidate,
+)
+from kvlog.core.entry import Leader
+from kvlog.core.events import Enrolled, JoinBlocked, Probed
+from kvlog.core.values import Candidate, Member, Reach
+from kvlog.errors import InUse
+
+PROBE_INTERVAL_S = 0.15
+"""How often a candidate looks whether its predecessor's process is still there. Bounds the takeover time
+after a crash from below; a probe is one small request on a kept connection."""
+
+
+class Questions:
+    """What has been asked and not been answered yet, so that nothing is asked twice at a time."""
+
+    def __init__(self) -> None:
+        self._open: set[tuple[type, str]] = set()
+
+    def ask(self, effect: Effect, name: str = "") -> list[Effect]:
+        """The effect to carry out, or nothing if its answer is still to come."""
+        question = (type(effect), name)
+        if question in self._open:
+            return []
+        self._open.add(question)
+        return [effect]
+
+    def answered(self, kind: type, name: str = "") -> None:
+        """The answer has come."""
+        self._open.discard((kind, name))
+
+
+class Standing:
+    """See the module's docstring."""
+
+    def __init__(self, me: Member, questions: Questions, *, hold_timeout_s: float) -> None:
+        self.me = me
+        self.session_id: int | None = None
+        self.connected = False
+        self.joined = False
+        self.reachable = False
+        self.candidate: Enrolled | None = None
+        self.candidates: tuple[Candidate, ...] = ()
+        self.members: tuple[Member, ...] = ()
+        self._questions = questions
+        self._hold_timeout_s = hold_timeout_s
+        self._holder: Member | None = None
+        self._held_since: float | None = None
+        self._listed = False  # the own candidate has been seen in the list
+        self._watched = ""
+        self._probe_at = 0.0
+
+    # --- session ------------------------------------------------------------------------------------------
+
+    def session_connected(self, session_id: int, now: float) -> list[Effect]:
+        """ZooKeeper is connected. A new session starts from nothing: its ephemeral znodes are to be made."""
+        self.connected = True
+        self._watched = ""
+        if session_id != self.session_id:
+            self.session_id = session_id
+            self.joined = False
+            self._forget_candidate()
+        return [*self.join(), *self.refresh(), *self._probe_self(now)]
+
+    def session_suspended(self) -> None:
+        """The connection is gone; the znodes may live on."""
+        self.connected = False
+
+    def session_lost(self) -> None:
+        """The session has ended, and its znodes with it."""
+        self.connected = False
+        self.session_id = None
+        self.joined = False
+        self._forget_candidate()
+        self.candidates = ()
+
+    def _forget_candidate(self) -> None:
+        self.candidate = None
+        self._listed = False
+
+    def refresh(self) -> list[Effect]:
+        """Read who is there, again."""
+        return [*self._questions.ask(ListCandidates()), *self._questions.ask(ListMembers())]
+
+    # --- membership ---------------------------------------------------------------------------------------
+
+    def join(self) -> list[Effect]:
+        """Become a member, unless this node is one already."""
+        if not self.connected or self.joined:
+            return []
+        return self._questions.ask(Join(self.me.mode))
+
+    def change_mode(self, mode: str) -> list[Effect]:
+        """Tell the others of another recovery mode (a stale store has been healed)."""
+        self.me = dataclasses.replace(self.me, mode=mode)
+        self.joined = False
+        return self.join()
+
+    def joined_as(self, session_id: int) -> list[Effect]:
+        """The member znode exists; it counts if it is of the present session."""
+        self._holder, self._held_since = None, None
+        if session_id == self.session_id:
+            self.joined = True
+            return self.refresh()
+        return []
+
+    def join_blocked(self, event: JoinBlocked, now: float) -> list[Effect]:
+        """Somebody has this id: an earlier life of this node (then it is removed), or another node (S4)."""
+        holder = event.holder
+        if holder.instance == self.me.instance or holder.address == self.me.address:
+            # This very process in an earlier session, or one whose address this process has now.
+            return self._questions.ask(RemoveMember(holder))
+        if self._holder != holder:
+            self._holder, self._held_since = holder, now
+        if self._held_since is not None and now - self._held_since > self._hold_timeout_s:
+            return [self._id_in_use("does not answer, but its ZooKeeper session lives")]
+        return self._questions.ask(Probe(holder.address), holder.address)
+
+    def _id_in_use(self, how: str) -> Exit:
+        address = self._holder.address if self._holder else "?"
+        return Exit(
+            InUse.exit_code,
+            f"the id {self.me.node_id} is in use by the node at {address}, which {how}; "
+            "give this node another --id, or stop that one first",
+        )
+
+    # --- candidacy ----------------------------------------------------------------------------------------
+
+    def enrol(self, *, eligible: bool) -> list[Effect]:
+        """Stand for election, if this node could lead (S1)."""
+        if not (eligible and self.connected and self.joined and self.reachable) or self.candidate:
+            return []
+        return self._questions.ask(Enrol())
+
+    def enrolled(self, event: Enrolled) -> list[Effect]:
+        """The candidate znode exists; it counts if it is of the present session."""
+        if event.session_id == self.session_id:
+            self.candidate = event
+        return self._questions.ask(ListCandidates())
+
+    def resign(self) -> list[Effect]:
+        """Give up the candidacy; a new one may follow."""
+        mine = self.candidate
+        if mine is None:
+            return []
+        self._forget_candidate()
+        self.candidates = tuple(other for other in self.candidates if other.name != mine.name)
+        return self._questions.ask(RemoveCandidate(mine.name), mine.name)
+
+    def candidates_listed(self, candidates: tuple[Candidate, ...]) -> list[Effect]:
+        """The list has been read: remove what an earlier life left behind, watch the predecessor."""
+        self.candidates = candidates
+        if self.rank is not None:
+            self._listed = True
+        elif self._listed:  # it was there, and a session never sees ZooKeeper go back in time: it was removed
+            self._forget_candidate()
+        effects: list[Effect] = []
+        for other in candidates:
+            left_behind = other.node_id == self.me.node_id and other.instance != self.me.instance
+            if left_behind and self.joined:  # this process has the id, so that one is gone (S3, S4)
+                effects += self._questions.ask(RemoveCandidate(other.name), other.name)
+        watched = self.predecessor or (candidates[0] if candidates and not self.candidate else None)
+        name = watched.name if watched else ""
+        if name and name != self._watched:
+            effects.append(WatchCandidate(name))
+        self._watched = name
+        return effects
+
+    def watch_failed(self) -> None:
+        """Nothing is watched: the next reading of the list tries again."""
+        self._watched = ""
+
+    def watch_fired(self) -> list[Effect]:
+        """The watched candidate is gone, or may be."""
+        self._watched = ""
+        return self._questions.ask(ListCandidates())
+
+    @property
+    def rank(self) -> int | None:
+        """The place of the own candidate in the list, 0 for the lowest; None if it is not there."""
+        for place, other in enumerate(self.candidates):
+            if self.candidate is not None and other.name == self.candidate.name:
+                return place
+        return None
+
+    @property
+    def predecessor(self) -> Candidate | None:
+        """The candidate right before this node's."""
+        rank = self.rank
+        return self.candidates[rank - 1] if rank else None
+
+    @property
+    def lowest(self) -> tuple[Leader, int] | None:
+        """The lowest candidate and its epoch: who leads, or is about to."""
+        if not self.candidates:
+            return None
+        first = self.candidates[0]
+        return Leader(first.node_id, first.address), first.epoch
+
+    # --- probes -------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Probe what has to be probed."""
+        if not self.connected or now < self._probe_at:
+            return []
+        self._probe_at = now + PROBE_INTERVAL_S
+        effects = self.join()
+        if not self.reachable:
+            effects += self._probe_self(now)
+        if (before := self.predecessor) is not None:
+            effects += self._questions.ask(Probe(before.address), before.address)
+        return effects
+
+    def hurry(self) -> None:
+        """Somebody has found the leader gone: probe at the next tick."""
+        self._probe_at = 0.0
+
+    def _probe_self(self, now: float) -> list[Effect]:
+        self._probe_at = now + PROBE_INTERVAL_S
+        return [] if self.reachable else self._questions.ask(Probe(self.me.address), self.me.address)
+
+    def probed(self, event: Probed) -> list[Effect]:
+        """What a probe has found, for whichever reason it was sent."""
+        effects: list[Effect] = []
+        if event.address == self.me.address and event.reach is Reach.ANSWERS:
+            if event.instance != self.me.instance:
+                return [Exit(InUse.exit_code, f"another process answers on {self.me.address}")]
+            self.reachable = True
+        before = self.predecessor
+        if before is not None and before.address == event.address and _is_gone(before.instance, event):
+            effects.append(Note(f"the process of {before.node_id} is gone: removing its candidate znode"))
+            effects += self._questions.ask(RemoveCandidate(before.name), before.name)
+        holder = self._holder
+        if holder is not None and holder.address == event.address:
+            if _is_gone(holder.instance, event):
+                effects += self._questions.ask(RemoveMember(holder))
+            elif event.reach is Reach.ANSWERS:
+                effects.append(self._id_in_use("is up"))
+        return effects
+
+
+def _is_gone(instance: str, event: Probed) -> bool:
+    """Whether the probe has shown that the process ``instance`` does not run at that address any more (S3)."""
+    return event.reach is Reach.REFUSED or (event.reach is Reach.ANSWERS and event.instance != instance)

@@ -1,0 +1,61 @@
+"""What a node says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvlog.core.entry import Leader
+from kvlog.core.machine import Position
+from kvlog.core.role import Role
+from kvlog.core.values import Member
+
+READY_STALENESS_MS = 3_000
+"""A node that cannot show that it was up to date within this time is not ready: three times the poll."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A node's state at one moment; see ``api.views`` for the words in which the API says it.
+
+    ``leader`` and ``epoch`` are None and 0 while no leader is known. ``staleness_ms`` is the time since this
+    node last had everything up to a tail that it had seen, None if it never had. ``not_ready`` is the reason
+    why the node is not ready, empty if it is.
+    """
+
+    role: Role
+    leader: Leader | None
+    epoch: int
+    position: Position
+    tail_index: int
+    staleness_ms: int | None
+    members: tuple[Member, ...]
+    replicas: dict[str, str]
+    connected: bool
+    recovery: dict[str, object]
+    not_ready: str
+
+
+def why_not_ready(
+    role: Role,
+    *,
+    halted: str,
+    connected: bool,
+    recovered: bool,
+    behind: int,
+    missed: int,
+    staleness_ms: int | None,
+) -> str:
+    """Why a node should get no reads from a load balancer; empty if it should."""
+    if role is Role.HALTED:
+        return f"halted: {halted}"
+    if role is Role.STOPPING:
+        return "stopping"
+    if not connected:
+        return "no connection to ZooKeeper: what is read here may be old, and writes may not go through"
+    if not recovered:
+        return f"replaying the log: {behind} entries to go"
+    if missed:
+        return f"the store is stale: it has missed {missed} entries; POST /v1/admin/catchup fills them in"
+    if staleness_ms is None or staleness_ms > READY_STALENESS_MS:
+        return f"behind: {behind} entries are not applied, last up to date {staleness_ms} ms ago"
+    return ""

@@ -1,0 +1,111 @@
+"""What events and effects speak of: candidates, members, pushes, and the answers to requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kvlog.core.entry import Leader
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An election znode. The lowest ``sequence`` leads; ``epoch`` is the czxid, known for the lowest one."""
+
+    name: str
+    sequence: int
+    node_id: str
+    instance: str
+    address: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that is up, from its ephemeral znode; ``mode`` is ``catchup`` or ``stale``."""
+
+    node_id: str
+    instance: str
+    address: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushBody:
+    """What a leader sends to a replica: its epoch, the tail, and entries in order (none: only a greeting)."""
+
+    cluster_id: str
+    leader: Leader
+    epoch: int
+    tail_index: int
+    first_index: int
+    entries: tuple[bytes, ...]
+
+
+class Ack(StrEnum):
+    """What an answer to a write waits for, once it is committed in ZooKeeper."""
+
+    LOG = "log"
+    REPLICAS = "replicas"
+
+
+class Reach(StrEnum):
+    """What a probe of an address found."""
+
+    ANSWERS = "answers"
+    REFUSED = "refused"  # nothing listens there: the process is gone
+    UNKNOWN = "unknown"  # no answer in time: paused, cut off, or slow
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The write is in the log. ``replicas`` maps the members that keep up or lagged to what is known."""
+
+    revision: int
+    index: int
+    replicas: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The write did not happen and never will: trying again is safe.
+
+    ``retry``: the reason is one that passes within moments (a change of leader), so try again at once.
+    """
+
+    reason: str
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The write may have happened or may still happen."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Not the leader: try there. Nothing was done here."""
+
+    leader: Leader
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushAnswer:
+    """A replica's answer to a push: where it stands now, and the epoch that it knows."""
+
+    applied_index: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An operator's request has been carried out."""
+
+    text: str
+
+
+Outcome = Committed | Refused | Unknown
+Answer = Outcome | Redirect | PushAnswer | Done

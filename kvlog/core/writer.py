@@ -1,0 +1,259 @@
+"""Group commit: how writes become entries, and how each of them gets its outcome.
+
+One append is in flight at a time; what arrives meanwhile forms the next entry. A lone update is an entry of
+its own. Invariants (tests cite the numbers):
+
+W1  A write is answered exactly once, at the latest at its deadline.
+W2  "committed" is said only of writes whose entry is known to be in the log.
+W3  "refused" is said only of writes that are in no entry, or in one that is proven never to land: ZooKeeper
+    has refused it, or a later epoch's barrier is in the log and the entry is not before it.
+W4  Nothing is appended while the fate of an earlier append is not known.
+W5  Commands are evaluated against all entries before theirs, applied or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from kvlog.core.effects import Append, Reply
+from kvlog.core.entry import (
+    ENTRY_BYTES_MAX,
+    FORMAT,
+    HEADER_BYTES_MAX,
+    Entry,
+    Leader,
+    LogEntry,
+    encode_entry,
+    encode_request,
+)
+from kvlog.core.events import WriteSubmitted
+from kvlog.core.machine import Record, View, evaluate, record_after
+from kvlog.core.values import Ack, Committed, Refused, Unknown
+
+QUEUE_MAX = 1_024
+"""Writes that may wait for their append; more than that are refused. Each holds a thread of the server, so
+the server's own bound is reached first; this one keeps the promise whatever serves the requests."""
+
+BATCH_WRITES_MAX = 512
+"""Writes in one entry, so that one entry never holds up the store or a push for long."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """An append whose fate is not known yet. No writes: a barrier."""
+
+    batch_id: str
+    epoch: int
+    index: int
+    data: bytes
+    first_revision: int
+    writes: list[WriteSubmitted] = field(default_factory=list)
+    expired: set[int] = field(default_factory=set)  # tokens of writes that were answered "unknown"
+
+
+@dataclass(slots=True)
+class Acking:
+    """A committed write whose answer waits for the replicas."""
+
+    write: WriteSubmitted
+    revision: int
+    index: int
+
+
+class _Pending:
+    """The state as it will be once all entries are applied: the store under what is not applied yet (W5)."""
+
+    def __init__(self, store: View) -> None:
+        self._store = store
+        self._records: dict[str, tuple[int, Record | None]] = {}
+
+    def get(self, key: str) -> Record | None:
+        if key in self._records:
+            return self._records[key][1]
+        return self._store.get(key)
+
+    def put(self, key: str, index: int, record: Record | None) -> None:
+        self._records[key] = (index, record)
+
+    def applied(self, index: int) -> None:
+        if self._records:
+            self._records = {key: held for key, held in self._records.items() if held[0] > index}
+
+    def clear(self) -> None:
+        self._records.clear()
+
+
+class Writer:
+    """See the module's docstring."""
+
+    def __init__(self, store: View, *, instance: str) -> None:
+        self._pending = _Pending(store)
+        self._instance = instance
+        self._batches = 0
+        self.queue: deque[WriteSubmitted] = deque()
+        self.in_flight: Batch | None = None
+        self.unresolved: Batch | None = None
+        self.acking: deque[Acking] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """No write is under way here."""
+        return not (self.queue or self.in_flight or self.unresolved or self.acking)
+
+    # --- in and out ---------------------------------------------------------------------------------------
+
+    def submit(self, write: WriteSubmitted) -> list[Reply]:
+        """Queue a write for the next entry."""
+        if len(self.queue) >= QUEUE_MAX:
+            return [Reply(write.token, Refused(f"{QUEUE_MAX} writes are waiting already; try again shortly"))]
+        self.queue.append(write)
+        return []
+
+    def take_queue(self) -> list[WriteSubmitted]:
+        """Give back the writes that are in no entry yet: this node does not lead any more."""
+        writes = list(self.queue)
+        self.queue.clear()
+        return writes
+
+    def next_append(
+        self, *, index: int, prev_hash: str, revision: int, epoch: int, fence: str, wall_ms: int
+    ) -> Append | None:
+        """Form the next entry of what is waiting, at ``index`` after ``revision``; None if there is nothing."""
+        if self.in_flight or self.unresolved or not self.queue:
+            return None
+        requests: list[bytes] = []
+        writes: list[WriteSubmitted] = []
+        room = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
+        while self.queue and len(writes) < BATCH_WRITES_MAX:
+            write, at = self.queue[0], revision + 1 + len(writes)
+            request = evaluate(self._pending, write.command, at)
+            encoded = encode_request(request)
+            room -= len(encoded) + 1
+            if room < 0:
+                break
+            for effect in request.effects:
+                self._pending.put(effect.key, index, record_after(effect, at))
+            requests.append(encoded)
+            writes.append(self.queue.popleft())
+        header = self._header(epoch, prev_hash, revision + 1, wall_ms)
+        data = encode_entry(header, tuple(requests))
+        self.in_flight = Batch(header.batch_id, epoch, index, data, revision + 1, writes)
+        return Append(fence=fence, batch_id=header.batch_id, index=index, data=data)
+
+    def barrier(
+        self,
+        *,
+        index: int,
+        prev_hash: str,
+        revision: int,
+        epoch: int,
+        fence: str,
+        wall_ms: int,
+        leader: Leader,
+    ) -> Append:
+        """Form the first entry of an epoch."""
+        self._pending.clear()
+        header = self._header(epoch, prev_hash, revision + 1, wall_ms, leader)
+        data = encode_entry(header)
+        self.in_flight = Batch(header.batch_id, epoch, index, data, revision + 1)
+        return Append(fence=fence, batch_id=header.batch_id, index=index, data=data)
+
+    def _header(
+        self, epoch: int, prev_hash: str, first_revision: int, wall_ms: int, leader: Leader | None = None
+    ) -> Entry:
+        self._batches += 1
+        return Entry(
+            format=FORMAT,
+            epoch=epoch,
+            batch_id=f"{self._instance}-{self._batches}",
+            prev_hash=prev_hash,
+            first_revision=first_revision,
+            time_ms=wall_ms,
+            leader=leader,
+        )
+
+    # --- the fate of appends ------------------------------------------------------------------------------
+
+    def fenced(self, batch_id: str) -> list[Reply]:
+        """ZooKeeper has refused the append: it can never land (W3)."""
+        batch = self._take(batch_id)
+        return self._refuse(batch, "the leader was replaced before the write was appended") if batch else []
+
+    def lost(self) -> None:
+        """No answer will come for the append in flight (W4)."""
+        if self.in_flight is not None:
+            self.unresolved, self.in_flight = self.in_flight, None
+
+    def entry_seen(self, item: LogEntry) -> list[Reply]:
+        """An entry of the log, in order: it may decide the fate of an append (W2, W3)."""
+        entry = item.entry
+        batch = self._take(entry.batch_id)
+        if batch is not None:
+            return self._commit(batch, item.index)
+        lost = self.unresolved
+        if lost is not None and entry.leader is not None and entry.epoch > lost.epoch:
+            self.unresolved = None
+            return self._refuse(
+                lost, "the leader was replaced and the write is not in the log before its successor"
+            )
+        return []
+
+    def _take(self, batch_id: str) -> Batch | None:
+        if self.in_flight is not None and self.in_flight.batch_id == batch_id:
+            batch, self.in_flight = self.in_flight, None
+            return batch
+        if self.unresolved is not None and self.unresolved.batch_id == batch_id:
+            batch, self.unresolved = self.unresolved, None
+            return batch
+        return None
+
+    def _commit(self, batch: Batch, index: int) -> list[Reply]:
+        replies = []
+        for revision, write in enumerate(batch.writes, start=batch.first_revision):
+            if write.token in batch.expired:
+                continue
+            if write.ack is Ack.LOG:
+                replies.append(Reply(write.token, Committed(revision=revision, index=index, replicas={})))
+            else:
+                self.acking.append(Acking(write, revision, index))
+        return replies
+
+    def _refuse(self, batch: Batch, reason: str) -> list[Reply]:
+        self._pending.clear()
+        answer = Refused(reason, retry=True)
+        return [Reply(write.token, answer) for write in batch.writes if write.token not in batch.expired]
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def applied(self, index: int) -> None:
+        """The store holds everything up to ``index``."""
+        self._pending.applied(index)
+
+    def acknowledge(self, index: int, replicas: dict[str, str]) -> list[Reply]:
+        """Answer the committed writes up to ``index``; ``replicas`` is what is known of the members."""
+        replies = []
+        while self.acking and self.acking[0].index <= index:
+            replies.append(_committed(self.acking.popleft(), replicas))
+        return replies
+
+    def expire(self, now: float, replicas: dict[str, str]) -> list[Reply]:
+        """Answer what has reached its deadline (W1)."""
+        replies = []
+        for write in [write for write in self.queue if write.deadline <= now]:
+            self.queue.remove(write)
+            replies.append(Reply(write.token, Refused("its time ran out before it could be appended")))
+        for done in [done for done in self.acking if done.write.deadline <= now]:
+            self.acking.remove(done)
+            replies.append(_committed(done, replicas))
+        for batch in filter(None, (self.in_flight, self.unresolved)):
+            for write in batch.writes:
+                if write.deadline <= now and write.token not in batch.expired:
+                    batch.expired.add(write.token)
+                    answer = Unknown("ZooKeeper has not answered: it may be in the log or not")
+                    replies.append(Reply(write.token, answer))
+        return replies
+
+
+def _committed(done: Acking, replicas: dict[str, str]) -> Reply:
+    return Reply(done.write.token, Committed(revision=done.revision, index=done.index, replicas=replicas))

@@ -1,0 +1,77 @@
+"""The exceptions of kvlog, all in one place.
+
+    KvlogError
+    ├── InvalidInput          what a client sent cannot be accepted (4xx); nothing was changed
+    ├── SettingsError         the node's settings make no sense; exit code 2
+    ├── InUse                 address, data directory or id belong to a running node; exit code 3
+    ├── WrongLog              this store and this ZooKeeper do not belong together; exit code 4
+    ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
+    ├── StoreFailure          the local store failed to read or write; exit code 5
+    ├── Unavailable           the other side did not answer in time, or not at all
+    └── InvariantViolation    a bug in kvlog itself; exit code 70
+
+This is the lowest module: it imports nothing of kvlog.
+"""
+
+
+class KvlogError(Exception):
+    """Base of everything that kvlog raises on purpose; ``exit_code`` is a node's when it ends by it."""
+
+    exit_code = 1
+
+
+class InvalidInput(KvlogError):
+    """A request that cannot be accepted as it is. ``status`` is the HTTP status that says so."""
+
+    def __init__(self, reason: str, *, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class SettingsError(KvlogError):
+    """Settings that are missing, malformed or contradict each other."""
+
+    exit_code = 2
+
+
+class InUse(KvlogError):
+    """Another running node has this address, data directory or id."""
+
+    exit_code = 3
+
+
+class WrongLog(KvlogError):
+    """The store belongs to another log than the one in ZooKeeper, or is ahead of it."""
+
+    exit_code = 4
+
+
+class StoreFailure(KvlogError):
+    """The local store could not be read or written. The node exits: reopening decides what survived."""
+
+    exit_code = 5
+
+
+class Unavailable(KvlogError):
+    """A peer or ZooKeeper gave no answer in the time that was set for it."""
+
+
+class BadEntry(KvlogError):
+    """An entry that cannot be applied: damaged, of an unknown format, or not chained to the one before."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"log entry {index}: {reason}")
+        self.index = index
+        self.reason = reason
+
+
+class InvariantViolation(KvlogError):
+    """Something that cannot happen has happened: a bug. Nothing may be concluded from the state after it."""
+
+    exit_code = 70
+
+
+def invariant(condition: object, message: str) -> None:
+    """Raise InvariantViolation unless the condition holds; unlike ``assert`` it survives ``python -O``."""
+    if not condition:
+        raise InvariantViolation(message)

@@ -1,0 +1,343 @@
+"""Every port without anything outside: for simulation, tests and trying things out.
+
+``MemoryEnsemble`` is a model of what kvlog uses of ZooKeeper: sessions, ephemeral and sequential znodes, the
+fenced append, one-shot watches. ``carry`` decides when and whether a request and its answer arrive; the default
+carries both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.entry import LogEntry, segment_of
+from kvlog.core.machine import Identity, Position, Record, apply_entry, fill_entry, open_gap
+from kvlog.core.values import Candidate, Member
+from kvlog.errors import invariant
+from kvlog.ports import Clock, Post
+
+Carry = Callable[[Callable[[], ev.Event], ev.Event], None]
+"""Called with what the ensemble does when the request arrives (it returns the answer), and with the event that
+stands for no answer."""
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return self.now
+
+    def wall_ms(self) -> int:
+        """The same in milliseconds."""
+        return round(self.now * 1000)
+
+
+@dataclass(slots=True)
+class _Znode:
+    """An ephemeral znode of an election or membership."""
+
+    session_id: int
+    candidate: Candidate | None = None
+    member: Member | None = None
+
+
+@dataclass
+class MemoryEnsemble:
+    """The state of the ensemble; sessions of several nodes share it."""
+
+    identity: Identity = field(default_factory=lambda: Identity("memory", 1))
+    entries: list[bytes] = field(default_factory=list)
+    sessions: set[int] = field(default_factory=set)
+    candidates: dict[str, _Znode] = field(default_factory=dict)
+    members: dict[str, _Znode] = field(default_factory=dict)
+    zxid: int = 1
+    sequence: int = 0
+    removal_watches: dict[str, list[Callable[[], None]]] = field(default_factory=dict)
+    segment_watches: dict[int, Callable[[int], None]] = field(default_factory=dict)  # by session
+    member_watches: dict[int, Callable[[], None]] = field(default_factory=dict)  # by session
+
+    @property
+    def tail_index(self) -> int:
+        """Index of the last entry, -1 if there is none."""
+        return len(self.entries) - 1
+
+    def open_session(self) -> int:
+        """A new session's id."""
+        self.zxid += 1
+        self.sessions.add(self.zxid)
+        return self.zxid
+
+    def end_session(self, session_id: int) -> None:
+        """Expire or close a session: its ephemeral znodes go."""
+        self.sessions.discard(session_id)
+        self.segment_watches.pop(session_id, None)
+        self.member_watches.pop(session_id, None)
+        for name in [name for name, node in self.candidates.items() if node.session_id == session_id]:
+            self.remove_candidate(name)
+        for node_id in [node_id for node_id, node in self.members.items() if node.session_id == session_id]:
+            del self.members[node_id]
+            self.members_changed()
+
+    def remove_candidate(self, name: str) -> None:
+        """Delete a candidate's znode, if it is there."""
+        self.zxid += 1
+        if self.candidates.pop(name, None) is not None:
+            for fire in self.removal_watches.pop(name, []):
+                fire()
+
+    def members_changed(self) -> None:
+        """Fire the watches on the members."""
+        watches, self.member_watches = self.member_watches, {}
+        for fire in watches.values():
+            fire()
+
+    def append(self, fence: str, data: bytes) -> int | None:
+        """The fenced append: the new entry's index, or None if the fence is gone."""
+        self.zxid += 1
+        if fence not in self.candidates:
+            return None
+        self.entries.append(data)
+        for fire in list(self.segment_watches.values()):
+            fire(self.tail_index)
+        return self.tail_index
+
+
+class MemorySession:
+    """The ports Log and Election over a MemoryEnsemble, for one node."""
+
+    def __init__(
+        self,
+        ensemble: MemoryEnsemble,
+        me: Member,
+        post: Post,
+        clock: Clock,
+        carry: Carry | None = None,
+        deliver: Callable[[ev.Event], None] | None = None,
+    ) -> None:
+        self._ensemble = ensemble
+        self._me = me
+        self._post = post
+        self._clock = clock
+        self._carry = carry or (lambda request, _: post(request()))
+        self._deliver = deliver or post  # how notifications of watches travel
+        self.session_id = 0
+
+    def connect(self) -> None:
+        """Connect, with a new session if there was none or it has ended."""
+        if self.session_id not in self._ensemble.sessions:
+            if self.session_id:
+                self._post(ev.SessionLost())
+            self.session_id = self._ensemble.open_session()
+        self._post(ev.SessionConnected(self.session_id, self._ensemble.identity))
+
+    # --- Log ----------------------------------------------------------------------------------------------
+
+    def read_tail(self, effect: do.ReadTail) -> None:
+        """See ports.Log."""
+        asked_at = self._clock.monotonic()
+        self._carry(lambda: ev.TailRead(self._ensemble.tail_index, asked_at, effect.confirm), ev.Failed(effect))
+
+    def read_entries(self, effect: do.ReadEntries) -> None:
+        """See ports.Log."""
+        first, last = effect.first_index, effect.first_index + effect.count
+        self._carry(lambda: ev.EntriesRead(first, tuple(self._ensemble.entries[first:last])), ev.Failed(effect))
+
+    def watch_segment(self, effect: do.WatchSegment) -> None:
+        """See ports.Log."""
+        session_id, segment = self.session_id, effect.segment
+        self._ensemble.segment_watches.pop(session_id, None)
+        if segment is None or session_id not in self._ensemble.sessions:
+            return
+
+        def fire(tail_index: int) -> None:
+            if segment_of(tail_index) == segment:
+                self._deliver(ev.SegmentChanged(tail_index))
+
+        self._ensemble.segment_watches[session_id] = fire
+        fire(self._ensemble.tail_index)
+
+    def append(self, effect: do.Append) -> None:
+        """See ports.Log."""
+
+        def request() -> ev.Event:
+            index = self._ensemble.append(effect.fence, effect.data)
+            return ev.AppendFenced(effect.batch_id) if index is None else ev.Appended(effect.batch_id, index)
+
+        self._carry(request, ev.AppendUnknown(effect.batch_id))
+
+    # --- Election -----------------------------------------------------------------------------------------
+
+    def join(self, effect: do.Join) -> None:
+        """See ports.Election."""
+        session_id = self.session_id
+        me = Member(self._me.node_id, self._me.instance, self._me.address, effect.mode)
+
+        def request() -> ev.Event:
+            held = self._ensemble.members.get(me.node_id)
+            if held is not None and held.session_id != session_id and held.member is not None:
+                return ev.JoinBlocked(held.member)
+            if session_id not in self._ensemble.sessions:
+                return ev.Failed(effect)
+            self._ensemble.members[me.node_id] = _Znode(session_id, member=me)
+            self._ensemble.members_changed()
+            return ev.Joined(session_id)
+
+        self._carry(request, ev.Failed(effect))
+
+    def remove_member(self, effect: do.RemoveMember) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            held = self._ensemble.members.get(effect.holder.node_id)
+            if held is not None and held.member == effect.holder:
+                del self._ensemble.members[effect.holder.node_id]
+                self._ensemble.members_changed()
+            return ev.MembersChanged()
+
+        self._carry(request, ev.Failed(effect))
+
+    def list_members(self, effect: do.ListMembers) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            self._ensemble.member_watches[self.session_id] = lambda: self._deliver(ev.MembersChanged())
+            members = (node.member for node in self._ensemble.members.values())
+            return ev.MembersListed(tuple(sorted((m for m in members if m), key=lambda m: m.node_id)))
+
+        self._carry(request, ev.Failed(effect))
+
+    def enrol(self, effect: do.Enrol) -> None:
+        """See ports.Election."""
+        session_id, me = self.session_id, self._me
+
+        def request() -> ev.Event:
+            ensemble = self._ensemble
+            if session_id not in ensemble.sessions:
+                return ev.Failed(effect)
+            for name, node in ensemble.candidates.items():
+                if node.candidate is not None and node.session_id == session_id:
+                    return ev.Enrolled(name, node.candidate.epoch, session_id)
+            ensemble.zxid += 1
+            name = f"{me.node_id}_{me.instance}_{ensemble.sequence:010d}"
+            candidate = Candidate(name, ensemble.sequence, me.node_id, me.instance, me.address, ensemble.zxid)
+            ensemble.candidates[name] = _Znode(session_id, candidate=candidate)
+            ensemble.sequence += 1
+            return ev.Enrolled(name, candidate.epoch, session_id)
+
+        self._carry(request, ev.Failed(effect))
+
+    def list_candidates(self, effect: do.ListCandidates) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            candidates = (node.candidate for node in self._ensemble.candidates.values())
+            return ev.CandidatesListed(tuple(sorted((c for c in candidates if c), key=lambda c: c.sequence)))
+
+        self._carry(request, ev.Failed(effect))
+
+    def watch_candidate(self, effect: do.WatchCandidate) -> None:
+        """See ports.Election."""
+        changed = ev.CandidatesChanged(effect.name)
+        if effect.name in self._ensemble.candidates:
+            watches = self._ensemble.removal_watches.setdefault(effect.name, [])
+            watches.append(lambda: self._deliver(changed))
+        else:
+            self._deliver(changed)
+
+    def remove_candidate(self, effect: do.RemoveCandidate) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            self._ensemble.remove_candidate(effect.name)
+            return ev.CandidatesChanged(effect.name)
+
+        self._carry(request, ev.Failed(effect))
+
+
+class MemoryStore:
+    """The port Store in a dictionary. What it holds survives as long as the object does."""
+
+    def __init__(self) -> None:
+        self._position = Position()
+        self._records: dict[str, Record] = {}
+        self._tombstones: dict[str, int] = {}
+
+    def position(self) -> Position:
+        """See ports.Store."""
+        return self._position
+
+    def get(self, key: str) -> Record | None:
+        """See ports.Store."""
+        return self._records.get(key)
+
+    def read(self, key: str) -> tuple[Record | None, Position]:
+        """See ports.Store."""
+        return self._records.get(key), self._position
+
+    def items(self) -> list[tuple[str, Record]]:
+        """All records, in order of their keys."""
+        return sorted(self._records.items())
+
+    def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
+        """See ports.Store."""
+        transaction = MemoryTransaction(dict(self._records), dict(self._tombstones))
+        position = self._position
+        for item in entries:
+            position = (fill_entry if fill else apply_entry)(transaction, position, item)
+        self._records, self._tombstones = transaction.records, transaction.tombstones
+        self._position = position
+        return position
+
+    def skip_to(self, index: int) -> Position:
+        """See ports.Store."""
+        self._position = open_gap(self._position, index)
+        return self._position
+
+    def adopt(self, identity: Identity) -> Position:
+        """See ports.Store."""
+        invariant(self._position.identity in (None, identity), "a store changes its identity")
+        self._position = msgspec.structs.replace(self._position, identity=identity)
+        return self._position
+
+    def close(self) -> None:
+        """See ports.Store."""
+
+
+@dataclass(slots=True)
+class MemoryTransaction:
+    """What applying entries works on; see machine.Transaction."""
+
+    records: dict[str, Record]
+    tombstones: dict[str, int]
+
+    def get(self, key: str) -> Record | None:
+        """See machine.Transaction."""
+        return self.records.get(key)
+
+    def put(self, key: str, record: Record) -> None:
+        """See machine.Transaction."""
+        self.records[key] = record
+
+    def delete(self, key: str) -> None:
+        """See machine.Transaction."""
+        del self.records[key]
+
+    def tombstone(self, key: str) -> int:
+        """See machine.Transaction."""
+        return self.tombstones.get(key, 0)
+
+    def bury(self, key: str, revision: int) -> None:
+        """See machine.Transaction."""
+        self.tombstones[key] = revision
+
+    def clear_tombstones(self) -> None:
+        """See machine.Transaction."""
+        self.tombstones.clear()

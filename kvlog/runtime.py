@@ -1,0 +1,257 @@
+"""The thread that decides, and the thread that applies.
+
+Everything that happens, on whichever thread, becomes an event in one queue. One thread takes them one by one,
+lets the core decide, and carries out the effects through the ports; it never waits for anything but the queue.
+A second one runs the store's transactions, which wait for the disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any
+
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.node import Node
+from kvlog.core.status import Status
+from kvlog.core.values import Answer, Unknown
+from kvlog.errors import InvariantViolation, KvlogError, Unavailable
+from kvlog.ports import Clock, Election, Log, Peers, Store
+
+TICK_S = 0.05
+"""The finest unit of time for which the core waits: deadlines and probes are this exact."""
+
+QUEUE_MAX = 10_000
+"""Events that may wait. Their producers are bounded (one answer for each effect, one request for each thread of
+the server), so that this is never reached; if it is, the node is broken and ends."""
+
+ANSWER_MARGIN_S = 1.0
+"""How much longer than the deadline given to the core a caller waits for the answer before giving up on it."""
+
+STATUS_WAIT_S = 2.0
+
+
+def carry_out(store: Store, effect: do.Apply | do.SkipTo | do.Adopt) -> ev.Applied:
+    """Let the store do its work; blocks for as long as the disk does."""
+    match effect:
+        case do.Apply():
+            return ev.Applied(store.apply(effect.entries, fill=effect.fill))
+        case do.SkipTo():
+            return ev.Applied(store.skip_to(effect.index))
+        case do.Adopt():
+            return ev.Applied(store.adopt(effect.identity))
+
+
+class Executor:
+    """Takes each effect to the port that carries it out."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        election: Election,
+        peers: Peers,
+        store: Callable[[do.Apply | do.SkipTo | do.Adopt], None],
+        reply: Callable[[do.Reply], None],
+        note: Callable[[do.Note], None],
+        stop: Callable[[do.Exit], None],
+    ) -> None:
+        self._ports: dict[type, Callable[[Any], None]] = {
+            do.ReadTail: log.read_tail,
+            do.ReadEntries: log.read_entries,
+            do.WatchSegment: log.watch_segment,
+            do.Append: log.append,
+            do.Join: election.join,
+            do.RemoveMember: election.remove_member,
+            do.ListMembers: election.list_members,
+            do.Enrol: election.enrol,
+            do.ListCandidates: election.list_candidates,
+            do.WatchCandidate: election.watch_candidate,
+            do.RemoveCandidate: election.remove_candidate,
+            do.Push: peers.push,
+            do.Probe: peers.probe,
+            do.Apply: store,
+            do.SkipTo: store,
+            do.Adopt: store,
+            do.Reply: reply,
+            do.Note: note,
+            do.Exit: stop,
+        }
+
+    def execute(self, effect: do.Effect) -> None:
+        """Carry out one effect; returns at once."""
+        self._ports[type(effect)](effect)
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """What a read says of its age, beyond the position that it was read at; see core.cursor (C5)."""
+
+    tail_index: int
+    fresh_as_of: float | None
+    missed_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspect:
+    """Somebody wants to know the node's status."""
+
+    answer: Future[Status]
+
+
+class Runtime:
+    """Runs one node.
+
+    ``fail`` is called, from any thread, when the process must end: it does not return. ``say`` gets what people
+    should know, ``announce`` the status once the node is up for the first time.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        clock: Clock,
+        *,
+        say: Callable[[str], None],
+        fail: Callable[[int, str], None],
+        announce: Callable[[Status], None],
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._clock = clock
+        self._say = say
+        self._fail = fail
+        self._announce: Callable[[Status], None] | None = announce
+        self._events: queue.Queue[ev.Event | _Inspect | None] = queue.Queue(QUEUE_MAX)
+        self._store_work: queue.Queue[do.Apply | do.SkipTo | do.Adopt | None] = queue.Queue(QUEUE_MAX)
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, Future[Answer]] = {}
+        self._executor: Executor | None = None
+        self._threads: list[threading.Thread] = []
+        self.freshness = _freshness(node)
+
+    def start(self, *, log: Log, election: Election, peers: Peers) -> None:
+        """Begin to decide. The adapters may have posted events already."""
+        self._executor = Executor(
+            log=log,
+            election=election,
+            peers=peers,
+            store=self._store_work.put_nowait,
+            reply=self._reply,
+            note=lambda effect: self._say(effect.text),
+            stop=lambda effect: self._fail(effect.code, effect.reason),
+        )
+        for name, run in (("kvlog-decide", self._decide), ("kvlog-apply", self._apply)):
+            thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End both threads, the store's after what it was given."""
+        self._events.put_nowait(None)
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    # --- from other threads -------------------------------------------------------------------------------
+
+    def post(self, event: ev.Event) -> None:
+        """Tell the node what has happened; never blocks."""
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self._fail(
+                InvariantViolation.exit_code, f"{QUEUE_MAX} events are waiting: the node has stopped deciding"
+            )
+
+    def ask(self, make: Callable[[int], ev.Event], timeout_s: float) -> Answer:
+        """Post a request that the core answers within ``timeout_s``, and wait for the answer."""
+        token = next(self._tokens)
+        future: Future[Answer] = Future()
+        self._waiting[token] = future
+        self.post(make(token))
+        try:
+            return future.result(timeout_s + ANSWER_MARGIN_S)
+        except FutureTimeout:
+            return Unknown("this node did not decide in time")
+        finally:
+            self._waiting.pop(token, None)
+
+    def status(self) -> Status:
+        """The node's status.
+
+        Raises:
+            Unavailable: the deciding thread did not answer.
+        """
+        inspect = _Inspect(Future())
+        self._events.put_nowait(inspect)
+        try:
+            return inspect.answer.result(STATUS_WAIT_S)
+        except FutureTimeout:
+            raise Unavailable("this node does not decide at the moment") from None
+
+    # --- the deciding thread ------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        next_tick = self._clock.monotonic()
+        while True:
+            now = self._clock.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_S
+                self._step(ev.Tick())
+            try:
+                event = self._events.get(timeout=max(0.0, next_tick - now))
+            except queue.Empty:
+                continue
+            if event is None:
+                self._store_work.put_nowait(None)
+                return
+            if isinstance(event, _Inspect):
+                event.answer.set_result(self._node.status(self._clock.monotonic()))
+            else:
+                self._step(event)
+
+    def _step(self, event: ev.Event) -> None:
+        effects = self._node.step(event, self._clock.monotonic(), self._clock.wall_ms())
+        self.freshness = _freshness(self._node)
+        if self._announce is not None and self._node.up:
+            self._announce(self._node.status(self._clock.monotonic()))
+            self._announce = None
+        if self._executor is not None:
+            for effect in effects:
+                self._executor.execute(effect)
+
+    def _reply(self, effect: do.Reply) -> None:
+        future = self._waiting.pop(effect.token, None)
+        if future is not None:
+            future.set_result(effect.answer)
+
+    # --- the applying thread ------------------------------------------------------------------------------
+
+    def _apply(self) -> None:
+        while (effect := self._store_work.get()) is not None:
+            self.post(carry_out(self._store, effect))
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Run a thread to its end; if it ends by an error, so does the process: half a node helps nobody."""
+        try:
+            run()
+        except KvlogError as error:
+            if isinstance(error, InvariantViolation):
+                traceback.print_exc(file=sys.stderr)
+            self._fail(error.exit_code, str(error))
+        except Exception as error:  # noqa: BLE001 - reported in full, and the process ends by it
+            traceback.print_exc(file=sys.stderr)
+            self._fail(InvariantViolation.exit_code, f"a bug in kvlog: {error!r}")
+
+
+def _freshness(node: Node) -> Freshness:
+    cursor = node.cursor
+    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries)

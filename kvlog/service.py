@@ -1,0 +1,181 @@
+"""What a node does for its clients, whatever protocol they speak: reads, writes, and the way to the leader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvlog.config import Settings
+from kvlog.core import events as ev
+from kvlog.core.machine import Record, Update
+from kvlog.core.status import Status
+from kvlog.core.values import Ack, Answer, Committed, PushAnswer, PushBody, Redirect, Refused, Unknown
+from kvlog.errors import InvariantViolation, Unavailable
+from kvlog.peers import Forwarded, HttpPeers, NoAnswer, NotSent
+from kvlog.ports import Clock, Store
+from kvlog.runtime import Runtime
+
+WRITES_MAX = 96
+"""Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
+and for pushes (see assembly.THREADS)."""
+
+RETRY_S = 0.05
+"""Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""
+
+CATCHUP_S = 30.0
+"""How long a request to heal a stale store waits for it to be done."""
+
+RETRY_HEADER = "Kvlog-Retry"
+"""In a leader's answer to a forwarded write: the write did not happen, and the reason passes within moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A read's result, and how old it can be; ``staleness_ms`` is None if the node never was up to date."""
+
+    record: Record | None
+    revision: int
+    applied_index: int
+    tail_index: int
+    staleness_ms: int | None
+    missed_entries: int
+
+
+class Service:
+    """One node's operations; its methods are called on the server's threads, and wait there."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        instance: str,
+        runtime: Runtime,
+        store: Store,
+        peers: HttpPeers,
+        clock: Clock,
+        kill: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.instance = instance
+        self.kill = kill
+        self._runtime = runtime
+        self._store = store
+        self._peers = peers
+        self._clock = clock
+        self._slots = threading.BoundedSemaphore(WRITES_MAX)
+
+    # --- reads --------------------------------------------------------------------------------------------
+
+    def read(self, key: str) -> Read:
+        """This replica's record of a key, as of now here."""
+        freshness = self._runtime.freshness
+        record, position = self._store.read(key)
+        staleness_ms = None
+        if freshness.fresh_as_of is not None:
+            staleness_ms = max(0, round((self._clock.monotonic() - freshness.fresh_as_of) * 1000))
+        return Read(
+            record=record,
+            revision=position.revision,
+            applied_index=position.applied_index,
+            tail_index=max(freshness.tail_index, position.applied_index),
+            staleness_ms=staleness_ms,
+            missed_entries=position.missed_entries,
+        )
+
+    @property
+    def missed_entries(self) -> int:
+        """Entries that this node's store has missed: more than 0 means stale."""
+        return self._runtime.freshness.missed_entries
+
+    def status(self) -> Status:
+        """The node's status.
+
+        Raises:
+            Unavailable: the node does not decide at the moment.
+        """
+        return self._runtime.status()
+
+    # --- writes -------------------------------------------------------------------------------------------
+
+    def write(
+        self, update: Update, *, ack: Ack, timeout_s: float, forwarded: bool, body: bytes
+    ) -> Committed | Refused | Unknown | Forwarded:
+        """Carry out a write here or at the leader, within ``timeout_s``; ``body`` is what a leader is sent.
+
+        A write that was refused for a passing reason (a change of leader) is tried again until its time is
+        over; one whose outcome is not known never is.
+        """
+        if not self._slots.acquire(blocking=False):
+            return Refused(f"{WRITES_MAX} writes are waiting on this node already")
+        try:
+            return self._write(update, ack, timeout_s, forwarded=forwarded, body=body)
+        finally:
+            self._slots.release()
+
+    def _write(
+        self, update: Update, ack: Ack, timeout_s: float, *, forwarded: bool, body: bytes
+    ) -> Committed | Refused | Unknown | Forwarded:
+        deadline = self._clock.monotonic() + timeout_s
+        not_epoch = 0
+        while True:
+            left_s = deadline - self._clock.monotonic()
+            answer = self._submit(update, ack, deadline, forwarded=forwarded, not_epoch=not_epoch, left_s=left_s)
+            result: Committed | Refused | Unknown | Forwarded
+            if isinstance(answer, Redirect):
+                sent = self._forward(answer, ack, deadline, body)
+                if isinstance(sent, NoAnswer):
+                    return Unknown(sent.reason)
+                if isinstance(sent, NotSent):
+                    not_epoch = answer.epoch  # until somebody else leads, asking there again is of no use
+                    result = Refused(sent.reason, retry=True)
+                else:
+                    result = sent
+                    if RETRY_HEADER not in sent.headers:
+                        return result
+            elif isinstance(answer, Refused) and answer.retry and not forwarded:
+                result = answer
+            else:
+                if isinstance(answer, Committed | Refused | Unknown):
+                    return answer
+                raise InvariantViolation(f"a write was answered {answer}")
+            if self._clock.monotonic() + RETRY_S >= deadline:
+                return result
+            if not not_epoch:
+                time.sleep(RETRY_S)
+
+    def _submit(
+        self, update: Update, ack: Ack, deadline: float, *, forwarded: bool, not_epoch: int, left_s: float
+    ) -> Answer:
+        return self._runtime.ask(
+            lambda token: ev.WriteSubmitted(
+                token, update, ack, deadline, forwarded=forwarded, not_epoch=not_epoch
+            ),
+            left_s,
+        )
+
+    def _forward(self, to: Redirect, ack: Ack, deadline: float, body: bytes) -> Forwarded | NotSent | NoAnswer:
+        left_s = deadline - self._clock.monotonic()
+        if left_s <= 0:
+            return NotSent("the write's time ran out before it reached the leader")
+        return self._peers.forward(
+            to.leader.address,
+            f"/update?ack={ack.value}&timeout_ms={max(1, round(left_s * 1000))}",
+            body,
+            {"Content-Type": "application/json", "Kvlog-Forwarded": self.settings.node_id},
+            left_s + 2,
+        )
+
+    # --- between nodes, and for operators -----------------------------------------------------------------
+
+    def propagate(self, body: PushBody) -> PushAnswer | Refused:
+        """Take a leader's push."""
+        answer = self._runtime.ask(lambda token: ev.PushArrived(token, body), 2.0)
+        if isinstance(answer, PushAnswer | Refused):
+            return answer
+        raise Unavailable("this node did not take the push in time")
+
+    def catch_up(self) -> Answer:
+        """Fill in what a stale store has missed; waits until that is done."""
+        return self._runtime.ask(ev.CatchupRequested, CATCHUP_S)

@@ -1,0 +1,1 @@
+"""The ports Log and Election on a real ZooKeeper; nothing outside this folder imports kazoo."""

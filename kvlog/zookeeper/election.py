@@ -1,0 +1,153 @@
+"""The port Election: candidates and members as ephemeral znodes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from kazoo.exceptions import NodeExistsError, NoNodeError
+
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.values import Candidate, Member
+from kvlog.zookeeper.layout import CandidateData, MemberData, parse_candidate
+from kvlog.zookeeper.session import ZooKeeperSession
+
+
+class ZooKeeperElection:
+    """See the module's docstring. ``me`` is this node; its mode comes with each Join."""
+
+    def __init__(self, session: ZooKeeperSession, me: Member) -> None:
+        self._session = session
+        self._layout = session.layout
+        self._client = session.client
+        self._me = me
+        self._started_ms = session.clock.wall_ms()
+
+    # --- members ------------------------------------------------------------------------------------------
+
+    def join(self, effect: do.Join) -> None:
+        """See ports.Election."""
+        self._session.run(effect, lambda: self._join(effect))
+
+    def _join(self, effect: do.Join) -> ev.Event:
+        me, path = self._me, self._layout.member(self._me.node_id)
+        data = msgspec.json.encode(MemberData(me.address, me.instance, effect.mode, self._started_ms))
+        try:
+            _, stat = self._session.call(self._client.create_async(path, data, ephemeral=True, include_data=True))
+        except NodeExistsError:
+            held, stat = self._session.call(self._client.get_async(path))
+            if stat.ephemeralOwner != self._session.session_id:
+                return ev.JoinBlocked(_member(me.node_id, held))
+            if held != data:
+                self._session.call(self._client.set_async(path, data))
+        return ev.Joined(stat.ephemeralOwner)
+
+    def remove_member(self, effect: do.RemoveMember) -> None:
+        """See ports.Election."""
+        self._session.run(effect, lambda: self._remove_member(effect.holder))
+
+    def _remove_member(self, holder: Member) -> ev.Event:
+        path = self._layout.member(holder.node_id)
+        try:
+            data, stat = self._session.call(self._client.get_async(path))
+            if _member(holder.node_id, data) == holder and stat.ephemeralOwner != self._session.session_id:
+                self._session.call(self._client.delete_async(path, version=stat.version))
+        except NoNodeError:
+            pass  # it has gone by itself
+        return ev.MembersChanged()
+
+    def list_members(self, effect: do.ListMembers) -> None:
+        """See ports.Election."""
+        self._session.run(effect, self._list_members)
+
+    def _list_members(self) -> ev.Event:
+        names = self._session.call(
+            self._client.get_children_async(self._layout.members, watch=self._members_changed)
+        )
+        found = self._read_all({name: self._layout.member(name) for name in names})
+        return ev.MembersListed(tuple(_member(name, data) for name, (data, _) in sorted(found.items())))
+
+    def _members_changed(self, _: Any) -> None:
+        """On kazoo's watch thread: only enqueues."""
+        self._session.post(ev.MembersChanged())
+
+    # --- candidates ---------------------------------------------------------------------------------------
+
+    def enrol(self, effect: do.Enrol) -> None:
+        """See ports.Election."""
+        self._session.run(effect, self._enrol)
+
+    def _enrol(self) -> ev.Event:
+        me = self._me
+        for candidate, owner in self._candidates():
+            # The reply to an earlier creation may have been lost: the instance in the name finds it again.
+            if candidate.instance == me.instance and owner == self._session.session_id:
+                return ev.Enrolled(candidate.name, candidate.epoch, owner)
+        path, stat = self._session.call(
+            self._client.create_async(
+                self._layout.candidate_prefix(me.node_id, me.instance),
+                msgspec.json.encode(CandidateData(me.address, me.node_id)),
+                ephemeral=True,
+                sequence=True,
+                include_data=True,
+            )
+        )
+        return ev.Enrolled(path.rsplit("/", 1)[1], stat.czxid, stat.ephemeralOwner)
+
+    def list_candidates(self, effect: do.ListCandidates) -> None:
+        """See ports.Election."""
+        self._session.run(
+            effect, lambda: ev.CandidatesListed(tuple(candidate for candidate, _ in self._candidates()))
+        )
+
+    def _candidates(self) -> list[tuple[Candidate, int]]:
+        """The candidates in the order of their sequence numbers, each with the session that owns it."""
+        names = self._session.call(self._client.get_children_async(self._layout.election))
+        parsed = {name: parts for name in names if (parts := parse_candidate(name))}
+        found = self._read_all({name: self._layout.candidate(name) for name in parsed})
+        candidates = []
+        for name, (data, stat) in found.items():
+            node_id, instance, sequence = parsed[name]
+            address = msgspec.json.decode(data, type=CandidateData).address
+            candidate = Candidate(name, sequence, node_id, instance, address, stat.czxid)
+            candidates.append((candidate, stat.ephemeralOwner))
+        return sorted(candidates, key=lambda pair: pair[0].sequence)
+
+    def watch_candidate(self, effect: do.WatchCandidate) -> None:
+        """See ports.Election. One znode is watched, so that a change wakes one node, not all of them."""
+        changed = ev.CandidatesChanged(effect.name)
+
+        def work() -> ev.Event | None:
+            path = self._layout.candidate(effect.name)
+            stat = self._session.call(self._client.exists_async(path, watch=lambda _: self._session.post(changed)))
+            return changed if stat is None else None
+
+        self._session.run(effect, work)
+
+    def remove_candidate(self, effect: do.RemoveCandidate) -> None:
+        """See ports.Election."""
+
+        def work() -> ev.Event:
+            with suppress(NoNodeError):  # it may have gone by itself
+                self._session.call(self._client.delete_async(self._layout.candidate(effect.name)))
+            return ev.CandidatesChanged(effect.name)
+
+        self._session.run(effect, work)
+
+    def _read_all(self, paths: dict[str, str]) -> dict[str, tuple[bytes, Any]]:
+        """Data and stat of each path that exists, requested all at once."""
+        pending = {name: self._client.get_async(path) for name, path in paths.items()}
+        found = {}
+        for name, request in pending.items():
+            try:
+                found[name] = self._session.call(request)
+            except NoNodeError:
+                continue  # gone since the names were read
+        return found
+
+
+def _member(node_id: str, data: bytes) -> Member:
+    held = msgspec.json.decode(data, type=MemberData)
+    return Member(node_id, held.instance, held.address, held.mode)

@@ -1,0 +1,95 @@
+"""Where kvlog keeps what in ZooKeeper, and how the znodes are named.
+
+ROOT/cluster                               identity, written once
+ROOT/election/<node-id>_<instance>_NNNNNNNNNN   candidates: ephemeral, sequential
+ROOT/members/<node-id>                     nodes that are up: ephemeral
+ROOT/log/<segment>/entry-NNNNNNNNNN        the entries: persistent, sequential, 1,000 to a segment
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
+
+_CANDIDATE = re.compile(r"(?P<node_id>.+)_(?P<instance>[0-9a-f]+)_(?P<sequence>-?[0-9]{10})")
+_ENTRY = re.compile(r"entry-([0-9]{10})")
+
+
+class ClusterData(msgspec.Struct, frozen=True):
+    """What ROOT/cluster holds: a random id, the format of the log, and its segments' size in entries."""
+
+    cluster_id: str
+    format: int
+    segment: int
+
+
+class MemberData(msgspec.Struct, frozen=True):
+    """What a member's znode holds. ``started_ms``: wall clock at its process's start, for people."""
+
+    address: str
+    instance: str
+    mode: str
+    started_ms: int
+
+
+class CandidateData(msgspec.Struct, frozen=True):
+    """What a candidate's znode holds."""
+
+    address: str
+    node_id: str
+
+
+class Layout:
+    """Paths below one root."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.cluster = f"{root}/cluster"
+        self.election = f"{root}/election"
+        self.members = f"{root}/members"
+        self.log = f"{root}/log"
+
+    def segment(self, number: int) -> str:
+        """Path of a segment."""
+        return f"{self.log}/{number:010d}"
+
+    def entry(self, index: int) -> str:
+        """Path of the entry at ``index``."""
+        return f"{self.segment(segment_of(index))}/entry-{index % SEGMENT_ENTRIES:010d}"
+
+    def entry_prefix(self, segment: int) -> str:
+        """What ZooKeeper appends the sequence number to. Never ends in a slash: kazoo would drop it."""
+        return f"{self.segment(segment)}/entry-"
+
+    def candidate(self, name: str) -> str:
+        """Path of a candidate."""
+        return f"{self.election}/{name}"
+
+    def candidate_prefix(self, node_id: str, instance: str) -> str:
+        """What ZooKeeper appends the sequence number to."""
+        return f"{self.election}/{node_id}_{instance}_"
+
+    def member(self, node_id: str) -> str:
+        """Path of a member."""
+        return f"{self.members}/{node_id}"
+
+
+def entry_index(path: str) -> int:
+    """The index of the entry at ``path``."""
+    segment, name = path.rsplit("/", 2)[1:]
+    return int(segment) * SEGMENT_ENTRIES + int(name.removeprefix("entry-"))
+
+
+def last_entry(segment: int, children: list[str]) -> int | None:
+    """The highest index among a segment's children; None if there is no entry."""
+    numbers = [int(match[1]) for match in map(_ENTRY.fullmatch, children) if match]
+    return segment * SEGMENT_ENTRIES + max(numbers) if numbers else None
+
+
+def parse_candidate(name: str) -> tuple[str, str, int] | None:
+    """Node id, instance and sequence number of a candidate's name; None if it is not one."""
+    match = _CANDIDATE.fullmatch(name)
+    return (match["node_id"], match["instance"], int(match["sequence"])) if match else None

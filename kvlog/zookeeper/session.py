@@ -1,0 +1,246 @@
+"""One node's session with ZooKeeper: its state, its thread for requests, bounds in time for all of them.
+
+What kazoo does that matters here (read in its source, 2.11.0, and measured):
+
+- A listener runs on the connection's thread and must not block: here it only enqueues.
+- LOST is reported only after a reconnect; SUSPENDED is when to stop trusting the session.
+- A request made without a connection is queued, and sent whenever there is one again: so none is made then.
+- A synchronous request waits for ever: so all are asynchronous, with a time limit.
+- ``connection_retry`` given as a dict replaces the whole policy, and its default is one try: so it says for
+  ever, with less than a second in between (``max_delay`` plus jitter).
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from kazoo.client import KazooClient, KazooState
+from kazoo.exceptions import (
+    ConnectionClosedError,
+    ConnectionLoss,
+    KazooException,
+    NodeExistsError,
+    NoNodeError,
+    OperationTimeoutError,
+    SessionExpiredError,
+)
+from kazoo.handlers.threading import KazooTimeoutError
+
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
+from kvlog.core.machine import Identity
+from kvlog.errors import Unavailable, WrongLog
+from kvlog.ports import Clock, Post
+from kvlog.zookeeper.layout import ClusterData, Layout
+
+RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_jitter": 0.4, "max_delay": 0.7}
+"""Try to connect for ever, with at most 0.7 s * 1.4 between two tries."""
+
+JOBS_MAX = 64
+"""Requests that may wait for the thread; the core asks each question once at a time, so there are few."""
+
+WATCHDOG_S = 0.25
+"""How often requests without an answer are looked through; their time limit is this exact."""
+
+STOP_S = 2.0
+"""How long closing the session may take."""
+
+_NO_ANSWER = (
+    ConnectionClosedError,
+    ConnectionLoss,
+    OperationTimeoutError,
+    SessionExpiredError,
+    KazooTimeoutError,
+)
+
+
+class ZooKeeperSession:
+    """A kazoo client with its one worker thread, on which requests of several steps run in plain order.
+
+    ``say`` is told what people should know; ``fail`` ends the process (exit code, last line).
+    """
+
+    def __init__(
+        self,
+        hosts: str,
+        layout: Layout,
+        *,
+        session_timeout_s: float,
+        post: Post,
+        clock: Clock,
+        say: Callable[[str], None],
+        fail: Callable[[int, str], None],
+    ) -> None:
+        self.layout = layout
+        self.post = post
+        self.clock = clock
+        self._say = say
+        self._fail = fail
+        self._hosts = hosts
+        self._call_timeout_s = session_timeout_s
+        logger = logging.getLogger("kvlog.kazoo")
+        logger.setLevel(logging.CRITICAL)  # what matters of it arrives as events and exceptions
+        self.client = KazooClient(
+            hosts=hosts,
+            timeout=session_timeout_s,
+            connection_retry=RECONNECT,
+            command_retry={"max_tries": 3, "delay": 0.1, "max_delay": 1},
+            logger=logger,
+        )
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(JOBS_MAX)
+        self._stopped = threading.Event()
+        self._deadlines: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._calls = 0
+
+    def start(self) -> None:
+        """Begin to connect; SessionConnected is posted once that has worked."""
+        self.client.add_listener(self._state_changed)
+        for name, run in (("kvlog-zk", self._work), ("kvlog-zk-watchdog", self._watch)):
+            threading.Thread(target=run, name=name, daemon=True).start()
+        self.client.start_async()
+
+    def stop(self) -> None:
+        """Close the session, so that its ephemeral znodes go at once; gives up after STOP_S.
+
+        kazoo's own stop can wait for ever (for a callback, or for its thread), so it is not waited for longer.
+        """
+        self._stopped.set()
+        closing = threading.Thread(target=self.client.stop, name="kvlog-zk-stop", daemon=True)
+        closing.start()
+        closing.join(STOP_S)
+
+    @property
+    def session_id(self) -> int:
+        """The id of the present session, 0 if there is none."""
+        client_id = self.client.client_id
+        return int(client_id[0]) if client_id else 0
+
+    # --- state --------------------------------------------------------------------------------------------
+
+    def _state_changed(self, state: KazooState) -> None:
+        """On kazoo's connection thread: only enqueues."""
+        if state == KazooState.SUSPENDED:
+            self.post(ev.SessionSuspended())
+        elif state == KazooState.LOST:
+            self.post(ev.SessionLost())
+        else:
+            self._enqueue(self._open)
+
+    def _open(self) -> None:
+        """A connection is there: find out which log this is, or make it."""
+        while self.client.connected and not self._stopped.is_set():
+            try:
+                self.post(ev.SessionConnected(self.session_id, self._identity()))
+            except Unavailable:
+                continue
+            except KazooException as error:
+                self._say(f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again")
+                self._stopped.wait(1)
+                continue
+            return
+
+    def _identity(self) -> Identity:
+        """The identity of the log below the root; the first node that comes makes it."""
+        layout = self.layout
+        try:
+            data, _ = self.call(self.client.get_async(layout.cluster))
+        except NoNodeError:
+            self._create()
+            data, _ = self.call(self.client.get_async(layout.cluster))
+        cluster = msgspec.json.decode(data, type=ClusterData)
+        if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
+            self._fail(
+                WrongLog.exit_code,
+                f"the log at {layout.root} has format {cluster.format} with segments of {cluster.segment} "
+                f"entries; this kvlog knows format {FORMAT} with {SEGMENT_ENTRIES}",
+            )
+        stat = self.call(self.client.exists_async(layout.log))
+        if stat is None:
+            raise NoNodeError(layout.log)
+        return Identity(cluster.cluster_id, stat.czxid)
+
+    def _create(self) -> None:
+        """Make an empty log, whole or not at all. Another node may do the same at the same time."""
+        layout = self.layout
+        self.call(self.client.ensure_path_async(layout.root))
+        cluster = ClusterData(cluster_id=uuid.uuid4().hex, format=FORMAT, segment=SEGMENT_ENTRIES)
+        transaction = self.client.transaction()
+        transaction.create(layout.cluster, msgspec.json.encode(cluster))
+        for path in (layout.election, layout.members, layout.log, layout.segment(0)):
+            transaction.create(path)
+        results = self.call(transaction.commit_async())
+        failed = [result for result in results if isinstance(result, Exception)]
+        if failed and not any(isinstance(result, NodeExistsError) for result in failed):
+            raise failed[0]
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def call(self, pending: Any) -> Any:
+        """The result of an asynchronous request, waited for within the time limit.
+
+        Raises:
+            Unavailable: no answer; the request may have been carried out, or may still be.
+            KazooException: ZooKeeper's refusal.
+        """
+        try:
+            return pending.get(timeout=self._call_timeout_s)
+        except _NO_ANSWER as error:
+            raise Unavailable(f"ZooKeeper at {self._hosts} did not answer: {error!r}") from error
+
+    def run(self, effect: do.Effect, work: Callable[[], ev.Event | None]) -> None:
+        """Do ``work`` on the worker thread and post its event, if it has one; Failed if there is no answer."""
+
+        def job() -> None:
+            try:
+                event = work() if self.client.connected else ev.Failed(effect)
+            except Unavailable:
+                event = ev.Failed(effect)
+            except KazooException as error:
+                self._say(f"ZooKeeper refused {type(effect).__name__}: {error!r}")
+                event = ev.Failed(effect)
+            if event is not None:
+                self.post(event)
+
+        self._enqueue(job)
+
+    def start_call(self, pending: Any, answered: Callable[[Any], None], unanswered: Callable[[], None]) -> None:
+        """Have exactly one of the two called: when the asynchronous request is done, or at its time limit.
+
+        They run on kazoo's callback thread and must not block.
+        """
+        self._calls += 1
+        number = self._calls
+        self._deadlines[number] = (self.clock.monotonic() + self._call_timeout_s, unanswered)
+
+        def done(result: Any) -> None:
+            if self._deadlines.pop(number, None) is not None:
+                answered(result)
+
+        pending.rawlink(done)
+
+    def _enqueue(self, job: Callable[[], None]) -> None:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._fail(70, f"{JOBS_MAX} requests to ZooKeeper are waiting: its thread is stuck")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001 - a bug; the process ends by it
+                self._fail(70, f"a bug in the ZooKeeper adapter: {error!r}")
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(WATCHDOG_S):
+            now = self.clock.monotonic()
+            for number, (deadline, unanswered) in list(self._deadlines.items()):
+                if deadline <= now and self._deadlines.pop(number, None) is not None:
+                    unanswered()

@@ -1,0 +1,499 @@
+"""A whole cluster in one thread and in virtual time, with every fault drawn from one seed.
+
+The nodes are the real core over the memory adapters. What the simulator decides is when, whether and how often
+things arrive: requests to ZooKeeper and their answers, pushes, probes, watches; and who crashes, stops for a
+while, loses its connection or its session. The same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.describe import describe
+from kvlog.core.entry import LogEntry, decode_entry
+from kvlog.core.machine import Position, Update, apply_entry
+from kvlog.core.node import Node, NodeSettings
+from kvlog.core.role import Role
+from kvlog.core.values import Ack, Committed, Member, PushAnswer, Reach, Redirect, Refused, Unknown
+from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession, MemoryStore, MemoryTransaction
+from kvlog.runtime import Executor, carry_out
+
+TICK_S = 0.05
+SESSION_TIMEOUT_S = 2.0
+WRITE_TIMEOUT_S = 3.0
+
+
+@dataclass
+class Write:
+    """A client's write, from its invocation to its outcome."""
+
+    number: int
+    key: str
+    deadline: float
+    invoked_at: float
+    node: str
+    answered_at: float | None = None
+    outcome: object = None
+
+    @property
+    def value(self) -> str:
+        return f"value-{self.number}"
+
+
+@dataclass
+class Call:
+    """A request to ZooKeeper that is on its way, or whose answer is."""
+
+    request: Callable[[], ev.Event]
+    failed: ev.Event
+    executed: bool = False
+    answered: bool = False
+
+
+class Network:
+    """One node's connection to the ensemble: in order both ways, until it breaks."""
+
+    def __init__(self, sim: Simulator, node: SimNode) -> None:
+        self.sim, self.node = sim, node
+        self.up = False
+        self.calls: list[Call] = []
+        self.last_request_at = self.last_answer_at = 0.0
+
+    def carry(self, request: Callable[[], ev.Event], failed: ev.Event) -> None:
+        if not self.up:
+            self.node.post(failed)
+            return
+        call = Call(request, failed)
+        self.calls.append(call)
+        self.last_request_at = max(self.last_request_at, self.sim.now) + self.sim.delay()
+        self.sim.at(self.last_request_at, lambda: self.execute(call))
+
+    def execute(self, call: Call) -> None:
+        if call.executed:
+            return
+        call.executed = True
+        event = call.request()
+        if call.answered:  # the connection broke meanwhile: nobody hears of it
+            return
+        self.last_answer_at = max(self.last_answer_at, self.sim.now) + self.sim.delay()
+        self.sim.at(self.last_answer_at, lambda: self.answer(call, event))
+
+    def answer(self, call: Call, event: ev.Event) -> None:
+        if not call.answered:
+            call.answered = True
+            self.calls.remove(call)
+            self.node.post(event)
+
+    def deliver(self, event: ev.Event) -> None:
+        if self.up:
+            self.last_answer_at = max(self.last_answer_at, self.sim.now) + self.sim.delay()
+            self.sim.at(self.last_answer_at, lambda: self.node.post(event))
+
+    def break_off(self) -> None:
+        """Lose the connection: requests under way arrive late or never, answers never."""
+        self.up = False
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call.answered = True
+            if not call.executed and self.sim.random.random() < 0.5:
+                call.executed = True  # as far as the schedule is concerned: it never arrives
+            self.node.post(call.failed)
+
+
+class SimNode:
+    """A process: the core, its store (which survives crashes) and its connections."""
+
+    def __init__(self, sim: Simulator, node_id: str) -> None:
+        self.sim, self.node_id = sim, node_id
+        self.store = MemoryStore()
+        self.life = 0
+        self.alive = False
+        self.paused_until = 0.0
+        self.core: Node | None = None
+        self.tokens: dict[int, Callable[[object], None]] = {}
+        self.inbox: deque[tuple[int, ev.Event]] = deque()
+
+    @property
+    def instance(self) -> str:
+        return f"i{self.life}"
+
+    def start(self, recover: str) -> None:
+        self.life += 1
+        self.alive = True
+        self.tokens = {}
+        self.network = Network(self.sim, self)
+        settings = NodeSettings(self.node_id, f"addr-{self.node_id}", self.instance, recover, SESSION_TIMEOUT_S)
+        me = Member(self.node_id, self.instance, settings.address, recover)
+        self.core = Node(settings, self.store, self.store.position())
+        self.session = MemorySession(
+            self.sim.ensemble, me, self.post, self.sim.clock, self.network.carry, self.network.deliver
+        )
+        self.executor = Executor(
+            log=self.session,
+            election=self.session,
+            peers=self,
+            store=self.store_work,
+            reply=self.reply,
+            note=lambda effect: self.sim.trace(f"{self.node_id} -- {effect.text}"),
+            stop=self.stop_effect,
+        )
+        self.sim.trace(f"{self.node_id} starts ({recover}) {describe(self.store.position())}")
+        life = self.life
+        self.sim.later(self.sim.delay(), lambda: self.connect(life))
+        self.tick(life)
+
+    def connect(self, life: int) -> None:
+        if self.alive and life == self.life and not self.network.up:
+            self.network.up = True
+            self.session.connect()
+
+    def crash(self) -> None:
+        """kill -9: memory and connections are gone; the store and, for a while, the session remain."""
+        self.sim.trace(f"{self.node_id} crashes")
+        self.alive = False
+        self.network.break_off()
+        tokens, self.tokens = self.tokens, {}
+        for answer in tokens.values():
+            answer(None)
+        session_id = self.session.session_id
+        self.sim.later(SESSION_TIMEOUT_S, lambda: self.sim.ensemble.end_session(session_id))
+
+    def disconnect(self, *, expire: bool) -> None:
+        self.sim.trace(f"{self.node_id} loses its connection{' and session' if expire else ''}")
+        self.network.break_off()
+        self.post(ev.SessionSuspended())
+        if expire:
+            self.sim.ensemble.end_session(self.session.session_id)
+        life = self.life
+        self.sim.later(self.sim.random.uniform(0.01, 1.0), lambda: self.connect(life))
+
+    def tick(self, life: int) -> None:
+        if self.alive and life == self.life:
+            self.post(ev.Tick())
+            self.sim.later(TICK_S, lambda: self.tick(life))
+
+    def post(self, event: ev.Event) -> None:
+        self.inbox.append((self.life, event))
+        self.sim.at(self.sim.now, self.pump)
+
+    def pump(self) -> None:
+        """Take what has come in, in order; a process that is stopped does so once it goes on."""
+        if self.paused_until > self.sim.now:
+            self.sim.at(self.paused_until, self.pump)
+            return
+        while self.inbox:
+            life, event = self.inbox.popleft()
+            if self.alive and life == self.life and self.core is not None:
+                self.step(self.core, event)
+
+    def step(self, core: Node, event: ev.Event) -> None:
+        if not isinstance(event, ev.Tick):
+            self.sim.trace(f"{self.node_id} <- {describe(event)}")
+        if isinstance(event, ev.Applied) and not event.position.gaps and event.position.applied_index >= 0:
+            self.sim.positions.append((self.node_id, event.position))
+        for effect in core.step(event, self.sim.now, round(self.sim.now * 1000)):
+            if not isinstance(effect, do.Note):
+                self.sim.trace(f"{self.node_id} -> {describe(effect)}")
+            self.executor.execute(effect)
+
+    # --- ports ---
+
+    def store_work(self, effect: do.Apply | do.SkipTo | do.Adopt) -> None:
+        life = self.life
+
+        def work() -> None:
+            if self.alive and life == self.life:
+                self.post(carry_out(self.store, effect))
+
+        self.sim.later(self.sim.delay(), work)
+
+    def stop_effect(self, effect: do.Exit) -> None:
+        self.sim.failures.append(f"{self.node_id} exited: {effect.reason}")
+
+    def reply(self, effect: do.Reply) -> None:
+        answer = self.tokens.pop(effect.token, None)
+        if answer is not None:
+            answer(effect.answer)
+
+    def request(self, make: Callable[[int], ev.Event], answer: Callable[[object], None]) -> None:
+        token = self.sim.next_token()
+        self.tokens[token] = answer
+        self.post(make(token))
+
+    def push(self, effect: do.Push) -> None:
+        life, target = self.life, self.sim.by_address(effect.member.address)
+        done = False
+
+        def finish(answer: object) -> None:
+            nonlocal done
+            if not done and self.alive and life == self.life:
+                done = True
+                node_id = effect.member.node_id
+                ok = isinstance(answer, PushAnswer)
+                event = ev.PushAnswered(node_id, answer) if ok else ev.PushFailed(node_id)
+                self.sim.later(self.sim.delay(), lambda: self.post(event) if life == self.life else None)
+
+        def arrive() -> None:
+            if target.alive:
+                target.request(lambda token: ev.PushArrived(token, effect.body), finish)
+            else:
+                finish(None)
+
+        if self.sim.random.random() >= self.sim.push_loss:
+            self.sim.later(self.sim.delay(), arrive)
+        if self.sim.random.random() < self.sim.push_loss:  # once more, much later
+            self.sim.later(self.sim.random.uniform(0, 2), arrive)
+        self.sim.later(1.5, lambda: finish(None))
+
+    def probe(self, effect: do.Probe) -> None:
+        life = self.life
+
+        def look() -> None:
+            target = self.sim.by_address(effect.address)
+            if not target.alive:
+                found = ev.Probed(effect.address, Reach.REFUSED, "")
+            elif target.paused_until > self.sim.now:
+                found = ev.Probed(effect.address, Reach.UNKNOWN, "")
+            else:
+                found = ev.Probed(effect.address, Reach.ANSWERS, target.instance)
+            if self.alive and life == self.life:
+                self.post(found)
+
+        self.sim.later(self.sim.delay(), look)
+
+
+@dataclass
+class Simulator:
+    """See the module's docstring."""
+
+    seed: int
+    size: int = 3
+    random: random.Random = field(init=False)
+    clock: ManualClock = field(default_factory=ManualClock)
+    ensemble: MemoryEnsemble = field(default_factory=MemoryEnsemble)
+    writes: list[Write] = field(default_factory=list)
+    positions: list[tuple[str, Position]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    push_loss: float = 0.2
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = 0
+        self.tokens = 0
+        self.nodes = {f"n{number}": SimNode(self, f"n{number}") for number in range(1, self.size + 1)}
+
+    # --- time ---
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        self.order += 1
+        heapq.heappush(self.heap, (time, self.order, action))
+
+    def later(self, delay: float, action: Callable[[], None]) -> None:
+        self.at(self.now + delay, action)
+
+    def delay(self) -> float:
+        """Mostly a millisecond or so, now and then a hundred."""
+        return self.random.uniform(0.0002, 0.003) if self.random.random() < 0.97 else self.random.uniform(0, 0.15)
+
+    def run_until(self, time: float, condition: Callable[[], bool] | None = None) -> bool:
+        while self.heap and self.heap[0][0] <= time:
+            self.clock.now, _, action = heapq.heappop(self.heap)
+            action()
+            if condition is not None and condition():
+                return True
+        self.clock.now = max(self.now, time)
+        return condition is not None and condition()
+
+    def trace(self, line: str) -> None:
+        self.lines.append(f"{self.now:9.4f} {line}")
+
+    def next_token(self) -> int:
+        self.tokens += 1
+        return self.tokens
+
+    def by_address(self, address: str) -> SimNode:
+        return self.nodes[address.removeprefix("addr-")]
+
+    # --- clients ---
+
+    def write(self) -> None:
+        node = self.random.choice(sorted(self.nodes))
+        write = Write(
+            len(self.writes), f"key{self.random.randrange(6)}", self.now + WRITE_TIMEOUT_S, self.now, node
+        )
+        self.writes.append(write)
+        self.submit(write)
+
+    def submit(self, write: Write, not_epoch: int = 0) -> None:
+        node = self.nodes[write.node]
+        if not node.alive:
+            self.finish(write, Refused("no node there"))
+            return
+        ack = self.random.choice([Ack.LOG, Ack.REPLICAS])
+        command = Update(write.key, write.value)
+        node.request(
+            lambda token: ev.WriteSubmitted(token, command, ack, write.deadline, not_epoch=not_epoch),
+            lambda answer: self.answered(write, answer),
+        )
+
+    def answered(self, write: Write, answer: object) -> None:
+        if isinstance(answer, Redirect):
+            self.later(self.delay(), lambda: self.forward(write, answer))
+        elif isinstance(answer, Refused) and answer.retry and self.now < write.deadline:
+            self.later(0.05, lambda: self.submit(write))
+        else:
+            self.finish(write, answer if answer is not None else Unknown("the node died"))
+
+    def forward(self, write: Write, to: Redirect) -> None:
+        target = self.by_address(to.leader.address)
+        if not target.alive:
+            self.submit(write, not_epoch=to.epoch)
+            return
+        command = Update(write.key, write.value)
+        target.request(
+            lambda token: ev.WriteSubmitted(token, command, Ack.REPLICAS, write.deadline, forwarded=True),
+            lambda answer: self.answered(write, answer),
+        )
+
+    def finish(self, write: Write, outcome: object) -> None:
+        if write.outcome is None:
+            write.outcome, write.answered_at = outcome, self.now
+            self.trace(f"client: write {write.number} {describe(outcome)}")
+
+    # --- faults ---
+
+    def fault(self) -> None:
+        kind = self.random.choice(["crash", "crash", "disconnect", "expire", "pause", "heal"])
+        node = self.nodes[self.random.choice(sorted(self.nodes))]
+        if kind == "crash" and node.alive:
+            node.crash()
+            recover = self.random.choice(["catchup", "catchup", "catchup", "stale"])
+            self.later(self.random.uniform(0.01, 3), lambda: node.start(recover))
+        elif kind in ("disconnect", "expire") and node.alive and node.network.up:
+            node.disconnect(expire=kind == "expire")
+        elif kind == "pause" and node.alive:
+            self.trace(f"{node.node_id} stops for a while")
+            node.paused_until = self.now + self.random.uniform(0.1, 4)
+            if node.paused_until - self.now > SESSION_TIMEOUT_S:
+                session_id = node.session.session_id
+                self.later(SESSION_TIMEOUT_S, lambda: self.lose_paused(node, session_id))
+        elif kind == "heal" and node.alive:
+            node.request(ev.CatchupRequested, lambda _: None)
+        else:
+            return
+        self.faults[kind] += 1
+
+    def lose_paused(self, node: SimNode, session_id: int) -> None:
+        self.ensemble.end_session(session_id)
+        if node.alive and node.session.session_id == session_id:
+            node.disconnect(expire=True)
+
+    # --- a run ---
+
+    def run(self, seconds: float, *, writes_per_s: float = 20, faults_per_s: float = 0.7) -> None:
+        for name in sorted(self.nodes):
+            self.nodes[name].start("catchup")
+        end = self.now + seconds
+        time = self.now
+        while (time := time + self.random.expovariate(writes_per_s)) < end:
+            self.at(time, self.write)
+        time = self.now
+        while (time := time + self.random.expovariate(faults_per_s)) < end:
+            self.at(time, self.fault)
+        self.run_until(end + 4)
+        self.heal()
+
+    def heal(self) -> None:
+        """No more faults: everybody up, nothing lost; then wait until all agree."""
+        self.push_loss = 0
+        for name in sorted(self.nodes):
+            node = self.nodes[name]
+            node.paused_until = self.now
+            node.pump()
+            if not node.alive:
+                node.start("catchup")
+            life = node.life
+            node.connect(life)
+            node.request(ev.CatchupRequested, lambda _: None)
+        if not self.run_until(self.now + 40, self.quiet):
+            states = [f"{n.node_id} {n.core.role if n.core else '-'}" for n in self.nodes.values()]
+            self.failures.append(f"no agreement within 40 s after the last fault: {states}")
+
+    def quiet(self) -> bool:
+        cores = [node.core for node in self.nodes.values() if node.core is not None]
+        positions = [node.store.position() for node in self.nodes.values()]
+        return (
+            all(write.outcome is not None for write in self.writes)
+            and sum(core.role is Role.LEADER for core in cores) == 1
+            and all(p.applied_index == self.ensemble.tail_index and not p.gaps for p in positions)
+        )
+
+    # --- checks ---
+
+    def check(self) -> None:
+        """Raise AssertionError unless every promise held."""
+        assert not self.failures, self.failures
+        log = [decode_entry(index, data) for index, data in enumerate(self.ensemble.entries)]
+        self.check_log(log)
+        self.check_outcomes(log)
+        self.check_replicas(log)
+
+    @staticmethod
+    def check_log(log: list[LogEntry]) -> None:
+        """C2, N2: the chain is whole, epochs never go back, each begins with its one barrier."""
+        for before, item in pairwise(log):
+            assert item.entry.prev_hash == before.hash
+            assert item.entry.epoch >= before.entry.epoch
+            assert (item.entry.epoch > before.entry.epoch) == (item.entry.leader is not None)
+            assert item.entry.first_revision == before.entry.last_revision + 1
+
+    def check_outcomes(self, log: list[LogEntry]) -> None:
+        """W1 to W3, and the order of what did not overlap."""
+        found: dict[str, list[int]] = {}
+        for item in log:
+            for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
+                found.setdefault(request.effects[0].value, []).append(revision)
+        for write in self.writes:
+            revisions = found.get(write.value, [])
+            match write.outcome:
+                case Committed(revision=revision):
+                    assert revisions == [revision], f"write {write.number}: {write.outcome}, found {revisions}"
+                case Refused():
+                    assert revisions == [], f"write {write.number} was refused, found {revisions}"
+                case Unknown():
+                    assert len(revisions) <= 1, f"write {write.number} is there {len(revisions)} times"
+                case other:
+                    raise AssertionError(f"write {write.number} ended as {other}")
+        done = [write for write in self.writes if isinstance(write.outcome, Committed)]
+        for write in done:
+            for later in done:
+                if write.answered_at is not None and write.answered_at < later.invoked_at:
+                    assert write.outcome.revision < later.outcome.revision
+
+    def check_replicas(self, log: list[LogEntry]) -> None:
+        """M1, M4: every position that a whole store was ever at is that of the replay up to there."""
+        records: dict = {}
+        reference = Position()
+        digests = {}
+        for item in log:
+            reference = apply_entry(MemoryTransaction(records, {}), reference, item)
+            digests[item.index] = reference.digest
+        for node_id, position in self.positions:
+            assert position.digest == digests[position.applied_index], f"{node_id} diverged: {position}"
+        for node in self.nodes.values():
+            assert node.store.position().digest == reference.digest, node.node_id
+            assert node.store.items() == sorted(records.items()), node.node_id
