@@ -4,8 +4,8 @@ A node is the sum of its parts (``standing``: among the others; ``cursor``: in t
 ``replicator``: as a leader) and of its role. After each event ``_advance`` lets every part move on as far as it
 can, so that no order of events can leave one waiting. Invariants (tests cite the numbers):
 
-N1  Only a leader appends, and only behind everything that was in the log when it was elected.
-N2  Each epoch begins with its barrier; a leader serves once its own barrier is applied here.
+N1  Only the lowest candidate appends: its barrier when elected, other entries as a leader (see leadership).
+N2  Each epoch begins with one barrier.
 N3  A node that missed entries (a stale store) neither stands for election nor counts as ready.
 N4  An entry of the log that cannot be applied halts the node at the index before it.
 N5  The store never stands behind the log's confirmed tail: if it does, this is another log, and the node exits.
@@ -15,29 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader, LogEntry
+from kvlog.core.leadership import Leadership
 from kvlog.core.machine import Position, View
+from kvlog.core.parking import Parking
 from kvlog.core.pushes import Pushes
 from kvlog.core.recovery import Recovery, short_log, wrong_log
-from kvlog.core.replicator import Replicator
 from kvlog.core.role import Input, Role, next_role
-from kvlog.core.standing import Questions, Standing
-from kvlog.core.status import Status, why_not_ready
-from kvlog.core.values import Done, Member, PushBody, Redirect, Refused
-from kvlog.core.writer import Writer
+from kvlog.core.standing import About, Questions, Standing
+from kvlog.core.status import Status, status_of
+from kvlog.core.values import Done, Member, PushBody, Refused
 from kvlog.errors import BadEntry, WrongLog
 
 POLL_S = 1.0
 """How often the tail, the candidates and the members are read, whatever watches and pushes said: the net
 below both, and what bounds the staleness that an idle node reports."""
-
-PARKED_MAX = 1_024
-"""Writes that may wait for a leader; more than that are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +59,10 @@ class Node:
         self.halted = ""
         self.standing = Standing(me, self._questions, hold_timeout_s=1.5 * settings.session_timeout_s)
         self.cursor = Cursor(position)
-        self.writer = Writer(store, instance=settings.instance)
-        self.replicator = Replicator(node_id=settings.node_id)
+        self.leadership = Leadership(self._me, store, instance=settings.instance)
         self.recovery = Recovery(settings.recover)
         self._pushes = Pushes()
-        self._parked: list[ev.WriteSubmitted] = []
-        self._leader: tuple[Leader, int] | None = (position.leader, position.epoch) if position.leader else None
-        self._elected_at = 0.0
-        self._takeover_tail: int | None = None
+        self._parking = Parking(self._me)
         self._applied_when_asked = -1
         self._watched_segment: int | None = None
         self._poll_at = 0.0
@@ -77,19 +70,14 @@ class Node:
         self._now = 0.0
         self._wall_ms = 0
         self._out: list[do.Effect] = []
+        if position.leader is not None:
+            self.standing.learn_leader(position.leader, position.epoch)
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Tick: self._on_tick,
             ev.Failed: self._on_failed,
             ev.SessionConnected: self._on_connected,
             ev.SessionSuspended: self._on_suspended,
             ev.SessionLost: self._on_lost,
-            ev.Joined: self._on_joined,
-            ev.JoinBlocked: self._on_join_blocked,
-            ev.MembersChanged: self._on_members_changed,
-            ev.MembersListed: self._on_members_listed,
-            ev.Enrolled: self._on_enrolled,
-            ev.CandidatesListed: self._on_candidates_listed,
-            ev.CandidatesChanged: self._on_candidates_changed,
             ev.TailRead: self._on_tail_read,
             ev.SegmentChanged: self._on_segment_changed,
             ev.EntriesRead: self._on_entries_read,
@@ -97,13 +85,13 @@ class Node:
             ev.AppendFenced: self._on_append_fenced,
             ev.AppendUnknown: self._on_append_unknown,
             ev.Applied: self._on_applied,
-            ev.Probed: self._on_probed,
             ev.PushArrived: self._on_push_arrived,
             ev.PushAnswered: self._on_push_answered,
             ev.PushFailed: self._on_push_failed,
             ev.WriteSubmitted: self._on_write_submitted,
             ev.CatchupRequested: self._on_catchup_requested,
             ev.HandoverRequested: self._on_handover_requested,
+            **dict.fromkeys(get_args(About), self._on_standing),
         }
 
     def step(self, event: ev.Event, now: float, wall_ms: int) -> list[do.Effect]:
@@ -120,8 +108,9 @@ class Node:
 
     def _on_tick(self, _: ev.Tick) -> None:
         self._out += self.standing.tick(self._now)
-        self._out += self.writer.expire(self._now, self.replicator.report())
-        self._expire_parked()
+        self._out += self.leadership.writer.expire(self._now, self.leadership.replicator.report())
+        why_no_leader = "no node leads" if self.standing.connected else "no connection to ZooKeeper"
+        self._out += self._parking.expire(self._now, why_no_leader)
         self._out += self._pushes.expire(self._now, self.cursor)
         if self.standing.connected and self._now >= self._poll_at:
             self._poll_at = self._now + POLL_S
@@ -163,40 +152,12 @@ class Node:
         self._become(Input.DISCONNECTED)
         self._handed_over()
 
-    def _on_joined(self, event: ev.Joined) -> None:
-        self._questions.answered(do.Join)
-        self._out += self.standing.joined_as(event.session_id)
-
-    def _on_join_blocked(self, event: ev.JoinBlocked) -> None:
-        self._questions.answered(do.Join)
-        self._out += self.standing.join_blocked(event, self._now)
-
-    def _on_members_changed(self, _: ev.MembersChanged) -> None:
-        self._questions.answered(do.RemoveMember)
-        self._out += self.standing.join()
-        self._out += self._questions.ask(do.ListMembers())
-
-    def _on_members_listed(self, event: ev.MembersListed) -> None:
-        self._questions.answered(do.ListMembers)
-        self.standing.members = event.members
-        self.replicator.set_members(event.members)
-
-    def _on_enrolled(self, event: ev.Enrolled) -> None:
-        self._questions.answered(do.Enrol)
-        self._out += self.standing.enrolled(event)
-
-    def _on_candidates_listed(self, event: ev.CandidatesListed) -> None:
-        self._questions.answered(do.ListCandidates)
-        self._out += self.standing.candidates_listed(event.candidates)
-
-    def _on_candidates_changed(self, event: ev.CandidatesChanged) -> None:
-        self._questions.answered(do.RemoveCandidate, event.name)
-        self._out += self.standing.watch_fired()
-        self._handed_over()
-
-    def _on_probed(self, event: ev.Probed) -> None:
-        self._questions.answered(do.Probe, event.address)
-        self._out += self.standing.probed(event)
+    def _on_standing(self, event: About) -> None:
+        self._out += self.standing.handle(event, self._now)
+        if isinstance(event, ev.MembersListed):
+            self.leadership.replicator.set_members(event.members)
+        if isinstance(event, ev.CandidatesChanged):
+            self._handed_over()
 
     # --- the log ------------------------------------------------------------------------------------------
 
@@ -210,8 +171,7 @@ class Node:
         if not event.confirmed:
             return
         self.recovery.decide(event.tail_index, self._now)
-        if event.asked_at >= self._elected_at:
-            self._takeover_tail = event.tail_index
+        self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
     def _on_segment_changed(self, event: ev.SegmentChanged) -> None:
         self.cursor.saw(event.tail_index)
@@ -221,7 +181,7 @@ class Node:
             self._entry_seen(item)
 
     def _on_appended(self, event: ev.Appended) -> None:
-        batch = self.writer.in_flight
+        batch = self.leadership.writer.in_flight
         if batch is None or batch.batch_id != event.batch_id:
             return  # it has been read from the log before ZooKeeper's answer came
         if event.index != batch.index:
@@ -233,28 +193,28 @@ class Node:
             self._entry_seen(item)
 
     def _on_append_fenced(self, event: ev.AppendFenced) -> None:
-        self._out += self.writer.fenced(event.batch_id)
+        self._out += self.leadership.writer.fenced(event.batch_id)
         self._resign("its candidate znode is gone: another node may lead")
 
     def _on_append_unknown(self, event: ev.AppendUnknown) -> None:
-        batch = self.writer.in_flight
+        batch = self.leadership.writer.in_flight
         if batch is None or batch.batch_id != event.batch_id:
             return
-        self.writer.lost()
+        self.leadership.writer.lost()
         if self.role in (Role.ELECTED, Role.LEADER):
             self._become(Input.UNSURE)
 
     def _on_applied(self, event: ev.Applied) -> None:
         self.cursor.applied(event.position)
-        self.writer.applied(event.position.applied_index)
+        self.leadership.writer.applied(event.position.applied_index)
 
     def _entry_seen(self, item: LogEntry) -> None:
         """The next entry of the log is known, by whichever way it came."""
-        self._out += self.writer.entry_seen(item)
+        self._out += self.leadership.writer.entry_seen(item)
         if item.entry.leader is not None:
-            self._learn_leader(item.entry.leader, item.entry.epoch)
+            self.standing.learn_leader(item.entry.leader, item.entry.epoch)
         if self.role in (Role.ELECTED, Role.LEADER):
-            self.replicator.record(item.index, item.data)
+            self.leadership.replicator.record(item.index, item.data)
             if item.entry.epoch > self._epoch:
                 self._resign(f"epoch {item.entry.epoch} has begun")
 
@@ -267,7 +227,7 @@ class Node:
             return
         last = self.cursor.position.applied_index
         if body.epoch >= self.cursor.epoch and self.role is not Role.HALTED and self._may_read:
-            self._learn_leader(body.leader, body.epoch)
+            self.standing.learn_leader(body.leader, body.epoch)
             self.cursor.saw(body.tail_index)
             last = self._take_pushed(body)
         self._out += self._pushes.answer_when_applied(event.token, last, self._now, self.cursor)
@@ -285,25 +245,21 @@ class Node:
         return min(self.cursor.next_index - 1, body.first_index + len(body.entries) - 1)
 
     def _on_push_answered(self, event: ev.PushAnswered) -> None:
-        self.replicator.answered(event.node_id, event.answer, self._now)
+        self.leadership.replicator.answered(event.node_id, event.answer, self._now)
         if self.role is Role.LEADER and event.answer.epoch > self._epoch:
             self._ask_tail(confirm=False)
             self._out += self.standing.refresh()
 
     def _on_push_failed(self, event: ev.PushFailed) -> None:
-        self.replicator.failed(event.node_id, self._now)
+        self.leadership.replicator.failed(event.node_id, self._now)
 
     # --- requests -----------------------------------------------------------------------------------------
 
     def _on_write_submitted(self, event: ev.WriteSubmitted) -> None:
-        if len(self._parked) >= PARKED_MAX:
-            reason = f"{PARKED_MAX} writes are waiting for a leader already"
-            self._out.append(do.Reply(event.token, Refused(reason)))
-            return
-        if event.not_epoch and self._leader is not None and event.not_epoch >= self._leader[1]:
+        if event.not_epoch and self.standing.connected:  # its leader was found to be gone
             self.standing.hurry()
-            self._out += self.standing.refresh() if self.standing.connected else []
-        self._parked.append(event)
+            self._out += self.standing.refresh()
+        self._out += self._parking.park(event)
 
     def _on_catchup_requested(self, event: ev.CatchupRequested) -> None:
         self._out += self.recovery.heal(event.token, self._now)
@@ -320,7 +276,7 @@ class Node:
             self._stand()
             self._take_over()
             self._work()
-        self._route_parked()
+        self._route_writes()
         if self.role is not Role.HALTED:
             self._lead()
             self._stop()
@@ -355,25 +311,17 @@ class Node:
         return self.recovery.finished and not self.cursor.position.gaps and self._handover is None
 
     def _take_over(self) -> None:
-        """From elected to leader: confirmed tail, replay, fate of an own lost append, barrier (N1, N2)."""
-        if self.role is not Role.ELECTED:
+        candidate = self.standing.candidate
+        if self.role is not Role.ELECTED or candidate is None:
             return
-        if self._takeover_tail is None:
+        if self.leadership.needs_tail:
             self._ask_tail(confirm=True)
-            return
-        position = self.cursor.position
-        if position.applied_index < self._takeover_tail or not self.cursor.idle or self.writer.in_flight:
-            return
-        if self.writer.unresolved is not None:
-            # Not in the log, but it may still be on its way. Without the znode it never arrives, and the next
-            # epoch's barrier tells everybody so.
-            self._resign("an append got no answer and is not in the log")
-        elif self.cursor.epoch > self._epoch:
-            self._resign(f"epoch {self.cursor.epoch} has begun")
-        elif position.epoch == self._epoch:
-            self._become(Input.SERVING)
-        else:
-            self._out.append(self.writer.barrier(leader=self._me, **self._next_entry()))
+        takeover = self.leadership.take_over(self.cursor, candidate, self._wall_ms)
+        self._out += takeover.effects
+        if takeover.change is Input.RESIGNED:
+            self._resign(takeover.reason)
+        elif takeover.change is not None:
+            self._become(takeover.change)
 
     def _work(self) -> None:
         """Feed the store, and read what is missing."""
@@ -398,31 +346,19 @@ class Node:
 
     def _lead(self) -> None:
         """Append what is waiting, push what is appended, answer what is acknowledged."""
-        if self.role is not Role.LEADER:
+        candidate = self.standing.candidate
+        if self.role is not Role.LEADER or candidate is None:
             return
         if self._handover is None:
-            append = self.writer.next_append(**self._next_entry())
-            if append is not None:
-                self._out.append(append)
-        identity = self.cursor.position.identity
-        greeting = PushBody(
-            cluster_id=identity.cluster_id if identity else "",
-            leader=self._me,
-            epoch=self._epoch,
-            tail_index=self.cursor.next_index - 1,
-            first_index=self.cursor.next_index,
-            entries=(),
-        )
-        for member, body in self.replicator.next_pushes(self._now, greeting):
-            self._out.append(do.Push(member, body))
-        acked = self.replicator.acked_index(self.cursor.position.applied_index, self._now)
-        self._out += self.writer.acknowledge(acked, self.replicator.report())
+            self._out += self.leadership.append(self.cursor, candidate, self._wall_ms)
+        self._out += self.leadership.replicate(self.cursor, candidate, self._now)
 
     def _stop(self) -> None:
         """Hand the leadership over once nothing is under way."""
         if self._handover is None or self.role is Role.STOPPING:
             return
-        if self.role is Role.LEADER and (self.writer.in_flight or self.writer.acking):
+        writer = self.leadership.writer
+        if self.role is Role.LEADER and (writer.in_flight or writer.acking):
             return
         removal = self.standing.resign()
         self._out += removal
@@ -435,65 +371,21 @@ class Node:
             token, self._handover = self._handover, 0
             self._out.append(do.Reply(token, Done("leads no more")))
 
-    def _next_entry(self) -> dict[str, Any]:
-        candidate = self.standing.candidate
-        return {
-            "index": self.cursor.next_index,
-            "prev_hash": self.cursor.last_hash,
-            "revision": self.cursor.revision,
-            "epoch": self._epoch,
-            "fence": candidate.name if candidate else "",
-            "wall_ms": self._wall_ms,
-        }
-
-    # --- waiting writes -----------------------------------------------------------------------------------
-
-    def _route_parked(self) -> None:
-        """Send each waiting write where it can be done, if that is known."""
-        parked, self._parked = self._parked, []
-        leader = self.leader
-        for write in parked:
-            if self.role is Role.LEADER and self._handover is None:
-                self._out += self.writer.submit(write)
-            elif self.role is Role.HALTED:
-                self._out.append(do.Reply(write.token, Refused(f"this node has halted: {self.halted}")))
-            elif self.role is Role.ELECTED:
-                self._parked.append(write)
-            elif write.forwarded:
-                reason = "this node does not lead"
-                self._out.append(do.Reply(write.token, Refused(reason, retry=True)))
-            elif leader is None or leader[0] == self._me or write.not_epoch >= leader[1]:
-                self._parked.append(write)
-            else:
-                self._out.append(do.Reply(write.token, Redirect(*leader)))
-
-    def _expire_parked(self) -> None:
-        late = [write for write in self._parked if write.deadline <= self._now]
-        if not late:
-            return
-        self._parked = [write for write in self._parked if write.deadline > self._now]
-        reason = "no node leads at the moment" if self.standing.connected else "no connection to ZooKeeper"
-        self._out += [do.Reply(write.token, Refused(reason)) for write in late]
+    def _route_writes(self) -> None:
+        """Send each waiting write where it can be done."""
+        accepting = self.role is Role.LEADER and self._handover is None
+        replies, here = self._parking.route(
+            self.role, self.standing.leader, accepting=accepting, halted=self.halted
+        )
+        self._out += replies
+        for write in here:
+            self._out += self.leadership.writer.submit(write)
 
     # --- roles --------------------------------------------------------------------------------------------
 
     @property
     def _epoch(self) -> int:
         return self.standing.candidate.epoch if self.standing.candidate else 0
-
-    @property
-    def leader(self) -> tuple[Leader, int] | None:
-        """Who leads and since which epoch, as far as this node knows; None during an election."""
-        lowest = self.standing.lowest
-        if self._leader is None or (self.standing.connected and lowest is None):
-            return None
-        if lowest is not None and lowest[1] > self._leader[1]:
-            return None  # elected, but its barrier has not been seen here
-        return self._leader
-
-    def _learn_leader(self, leader: Leader, epoch: int) -> None:
-        if self._leader is None or epoch > self._leader[1]:
-            self._leader = (leader, epoch)
 
     def _ask_tail(self, *, confirm: bool) -> None:
         asked = self._questions.ask(do.ReadTail(confirm=confirm))
@@ -510,13 +402,10 @@ class Node:
         """Change the role, and do what belongs to leaving one and entering another."""
         before, self.role = self.role, next_role(self.role, event)
         if before is Role.LEADER and self.role is not Role.LEADER:
-            self._parked += self.writer.take_queue()
-            self._out += self.writer.acknowledge(self.cursor.next_index - 1, {})
+            self._parking.take_back(self.leadership.writer.take_queue())
+            self._out += self.leadership.writer.acknowledge(self.cursor.next_index - 1, {})
         if self.role is Role.ELECTED:
-            self._elected_at = self._now
-            self._takeover_tail = None
-            self.replicator.reset()
-            self.replicator.set_members(self.standing.members)
+            self.leadership.elected(self._now, self.standing.members)
         if before is not self.role:
             self._become_noted(before, reason)
 
@@ -544,27 +433,12 @@ class Node:
 
     def status(self, now: float) -> Status:
         """What this node knows of itself and of the others at the monotonic time ``now``."""
-        leader = self.leader
-        fresh_as_of = self.cursor.fresh_as_of
-        staleness_ms = None if fresh_as_of is None else max(0, round((now - fresh_as_of) * 1000))
-        return Status(
+        return status_of(
             role=self.role,
-            leader=leader[0] if leader else None,
-            epoch=leader[1] if leader else 0,
-            position=self.cursor.position,
-            tail_index=self.cursor.tail_index,
-            staleness_ms=staleness_ms,
-            members=self.standing.members,
-            replicas=self.replicator.report() if self.role is Role.LEADER else {},
-            connected=self.standing.connected,
-            recovery=self.recovery.report(),
-            not_ready=why_not_ready(
-                self.role,
-                halted=self.halted,
-                connected=self.standing.connected,
-                recovered=self.recovery.finished,
-                behind=self.cursor.behind,
-                missed=self.cursor.position.missed_entries,
-                staleness_ms=staleness_ms,
-            ),
+            halted=self.halted,
+            standing=self.standing,
+            cursor=self.cursor,
+            recovery=self.recovery,
+            replicas=self.leadership.replicator.report() if self.role is Role.LEADER else {},
+            now=now,
         )

@@ -30,9 +30,30 @@ from kvlog.core.effects import (
     WatchCandidate,
 )
 from kvlog.core.entry import Leader
-from kvlog.core.events import Enrolled, JoinBlocked, Probed
+from kvlog.core.events import (
+    CandidatesChanged,
+    CandidatesListed,
+    Enrolled,
+    JoinBlocked,
+    Joined,
+    MembersChanged,
+    MembersListed,
+    Probed,
+)
 from kvlog.core.values import Candidate, Member, Reach
 from kvlog.errors import InUse
+
+About = (
+    Joined
+    | JoinBlocked
+    | MembersChanged
+    | MembersListed
+    | Enrolled
+    | CandidatesListed
+    | CandidatesChanged
+    | Probed
+)
+"""The events that tell who is there."""
 
 PROBE_INTERVAL_S = 0.15
 """How often a candidate looks whether its predecessor's process is still there. Bounds the takeover time
@@ -70,6 +91,7 @@ class Standing:
         self.candidate: Enrolled | None = None
         self.candidates: tuple[Candidate, ...] = ()
         self.members: tuple[Member, ...] = ()
+        self.told: tuple[Leader, int] | None = None  # who leads, by the latest barrier or push
         self._questions = questions
         self._hold_timeout_s = hold_timeout_s
         self._holder: Member | None = None
@@ -77,6 +99,36 @@ class Standing:
         self._listed = False  # the own candidate has been seen in the list
         self._watched = ""
         self._probe_at = 0.0
+
+    def handle(self, event: About, now: float) -> list[Effect]:
+        """Take an answer, or news, about who is there."""
+        answered = self._questions.answered
+        match event:
+            case Joined():
+                answered(Join)
+                return self.joined_as(event.session_id)
+            case JoinBlocked():
+                answered(Join)
+                return self.join_blocked(event, now)
+            case MembersChanged():
+                answered(RemoveMember)
+                return [*self.join(), *self._questions.ask(ListMembers())]
+            case MembersListed():
+                answered(ListMembers)
+                self.members = event.members
+                return []
+            case Enrolled():
+                answered(Enrol)
+                return self.enrolled(event)
+            case CandidatesListed():
+                answered(ListCandidates)
+                return self.candidates_listed(event.candidates)
+            case CandidatesChanged():
+                answered(RemoveCandidate, event.name)
+                return self.watch_fired()
+            case Probed():
+                answered(Probe, event.address)
+                return self.probed(event)
 
     # --- session ------------------------------------------------------------------------------------------
 
@@ -217,13 +269,19 @@ class Standing:
         rank = self.rank
         return self.candidates[rank - 1] if rank else None
 
+    def learn_leader(self, leader: Leader, epoch: int) -> None:
+        """A barrier in the log, or a push, has told who leads."""
+        if self.told is None or epoch > self.told[1]:
+            self.told = (leader, epoch)
+
     @property
-    def lowest(self) -> tuple[Leader, int] | None:
-        """The lowest candidate and its epoch: who leads, or is about to."""
-        if not self.candidates:
+    def leader(self) -> tuple[Leader, int] | None:
+        """Who leads and since which epoch, as far as this node knows; None during an election."""
+        if self.told is None or (self.connected and not self.candidates):
             return None
-        first = self.candidates[0]
-        return Leader(first.node_id, first.address), first.epoch
+        if self.candidates and self.candidates[0].epoch > self.told[1]:
+            return None  # elected, but its barrier has not been seen here
+        return self.told
 
     # --- probes -------------------------------------------------------------------------------------------
 

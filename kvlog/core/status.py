@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
 from kvlog.core.machine import Position
+from kvlog.core.recovery import Recovery
 from kvlog.core.role import Role
+from kvlog.core.standing import Standing
 from kvlog.core.values import Member
 
 READY_STALENESS_MS = 3_000
@@ -33,6 +36,43 @@ class Status:
     connected: bool
     recovery: dict[str, object]
     not_ready: str
+
+
+def status_of(
+    *,
+    role: Role,
+    halted: str,
+    standing: Standing,
+    cursor: Cursor,
+    recovery: Recovery,
+    replicas: dict[str, str],
+    now: float,
+) -> Status:
+    """Put together what the parts of a node know at the monotonic time ``now``."""
+    fresh_as_of = cursor.fresh_as_of
+    staleness_ms = None if fresh_as_of is None else max(0, round((now - fresh_as_of) * 1000))
+    leader, epoch = standing.leader or (None, 0)
+    return Status(
+        role=role,
+        leader=leader,
+        epoch=epoch,
+        position=cursor.position,
+        tail_index=cursor.tail_index,
+        staleness_ms=staleness_ms,
+        members=standing.members,
+        replicas=replicas,
+        connected=standing.connected,
+        recovery=recovery.report(),
+        not_ready=why_not_ready(
+            role,
+            halted=halted,
+            connected=standing.connected,
+            recovered=recovery.finished,
+            behind=cursor.behind,
+            missed=cursor.position.missed_entries,
+            staleness_ms=staleness_ms,
+        ),
+    )
 
 
 def why_not_ready(

@@ -1,0 +1,107 @@
+"""What only the lowest candidate does: taking over, appending, pushing.
+
+Invariants (tests cite the numbers):
+
+L1  A leader appends only behind everything that was in the log when it was elected: the tail is confirmed by
+    a quorum after its election, and replayed, before its barrier is written.
+L2  It serves once its own barrier is applied here.
+L3  An own append of unknown fate that is not in the replayed log ends the candidacy: without the znode it can
+    never land, and the next epoch's barrier tells everybody so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvlog.core.cursor import Cursor
+from kvlog.core.effects import Append, Effect, Push
+from kvlog.core.entry import Leader
+from kvlog.core.events import Enrolled
+from kvlog.core.machine import View
+from kvlog.core.replicator import Replicator
+from kvlog.core.role import Input
+from kvlog.core.values import Member, PushBody
+from kvlog.core.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """How far a takeover has come: a change of role with its reason, or effects, or (neither) still waiting."""
+
+    change: Input | None = None
+    reason: str = ""
+    effects: list[Effect] = field(default_factory=list)
+
+
+class Leadership:
+    """See the module's docstring."""
+
+    def __init__(self, me: Leader, store: View, *, instance: str) -> None:
+        self._me = me
+        self.writer = Writer(store, instance=instance)
+        self.replicator = Replicator(node_id=me.node_id)
+        self._elected_at = 0.0
+        self._tail: int | None = None
+
+    def elected(self, now: float, members: tuple[Member, ...]) -> None:
+        """This node's candidate is the lowest, or its leadership has to be proven anew."""
+        self._elected_at = now
+        self._tail = None
+        self.replicator.reset()
+        self.replicator.set_members(members)
+
+    def tail_confirmed(self, tail_index: int, asked_at: float) -> None:
+        """A quorum has told the tail; it counts if it was asked after the election (L1)."""
+        if asked_at >= self._elected_at:
+            self._tail = tail_index
+
+    @property
+    def needs_tail(self) -> bool:
+        """The tail has not been confirmed since the election."""
+        return self._tail is None
+
+    def take_over(self, cursor: Cursor, candidate: Enrolled, wall_ms: int) -> Takeover:
+        """From elected to leader: confirmed tail, replay, fate of an own lost append, barrier (L1 to L3)."""
+        position = cursor.position
+        if self._tail is None or position.applied_index < self._tail or not cursor.idle or self.writer.in_flight:
+            return Takeover()
+        if self.writer.unresolved is not None:
+            return Takeover(Input.RESIGNED, "an append got no answer and is not in the log")
+        if cursor.epoch > candidate.epoch:
+            return Takeover(Input.RESIGNED, f"epoch {cursor.epoch} has begun")
+        if position.epoch == candidate.epoch:
+            return Takeover(Input.SERVING)
+        barrier = self.writer.barrier(leader=self._me, **_next_entry(cursor, candidate, wall_ms))
+        return Takeover(effects=[barrier])
+
+    def append(self, cursor: Cursor, candidate: Enrolled, wall_ms: int) -> list[Append]:
+        """The next entry, if writes are waiting and none is under way."""
+        append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
+        return [append] if append is not None else []
+
+    def replicate(self, cursor: Cursor, candidate: Enrolled, now: float) -> list[Effect]:
+        """Push what is appended, and answer what is acknowledged."""
+        identity = cursor.position.identity
+        greeting = PushBody(
+            cluster_id=identity.cluster_id if identity else "",
+            leader=self._me,
+            epoch=candidate.epoch,
+            tail_index=cursor.next_index - 1,
+            first_index=cursor.next_index,
+            entries=(),
+        )
+        pushes = [Push(member, body) for member, body in self.replicator.next_pushes(now, greeting)]
+        acked = self.replicator.acked_index(cursor.position.applied_index, now)
+        return [*pushes, *self.writer.acknowledge(acked, self.replicator.report())]
+
+
+def _next_entry(cursor: Cursor, candidate: Enrolled, wall_ms: int) -> dict[str, Any]:
+    return {
+        "index": cursor.next_index,
+        "prev_hash": cursor.last_hash,
+        "revision": cursor.revision,
+        "epoch": candidate.epoch,
+        "fence": candidate.name,
+        "wall_ms": wall_ms,
+    }
