@@ -247,6 +247,7 @@ def _assemble(
     session = ZooKeeperSession(
         settings.zk,
         Layout(settings.root),
+        known=store.position().identity,
         session_timeout_s=settings.session_timeout_s,
         post=runtime.post,
         clock=clock,

@@ -45,6 +45,12 @@ def engine() -> Iterator[docker.DockerClient]:
                     client.images.pull(image)
                 except (DockerException, OSError) as error:
                     pytest.skip(f"The Docker engine can not get the image {image}: {error}")
+        try:
+            client.containers.run(
+                "python:3.11-slim", "pip download -q --no-deps -d /tmp click", remove=True, stderr=True
+            )
+        except DockerException as error:
+            pytest.skip(f"Containers of this Docker engine do not reach a Python package index: {error}")
         yield client
     finally:
         client.close()

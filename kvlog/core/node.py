@@ -222,8 +222,9 @@ class Node:
 
     def _on_push_arrived(self, event: ev.PushArrived) -> None:
         body, identity = event.body, self.cursor.position.identity
-        if identity is not None and body.cluster_id != identity.cluster_id:
-            self._out.append(do.Reply(event.token, Refused("this node belongs to another cluster")))
+        if identity is None or body.cluster_id != identity.cluster_id:
+            reason = "this node belongs to another cluster, or does not know yet to which one"
+            self._out.append(do.Reply(event.token, Refused(reason)))
             return
         last = self.cursor.position.applied_index
         if body.epoch >= self.cursor.epoch and self.role is not Role.HALTED and self._may_read:

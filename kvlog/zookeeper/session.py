@@ -64,6 +64,7 @@ _NO_ANSWER = (
 class ZooKeeperSession:
     """A kazoo client with its one worker thread, on which requests of several steps run in plain order.
 
+    ``known`` is the log that the store belongs to, if it has one: then nothing is made where no log is found.
     ``say`` is told what people should know; ``fail`` ends the process (exit code, last line).
     """
 
@@ -72,6 +73,7 @@ class ZooKeeperSession:
         hosts: str,
         layout: Layout,
         *,
+        known: Identity | None,
         session_timeout_s: float,
         post: Post,
         clock: Clock,
@@ -81,6 +83,7 @@ class ZooKeeperSession:
         self.layout = layout
         self.post = post
         self.clock = clock
+        self._known = known
         self._say = say
         self._fail = fail
         self._hosts = hosts
@@ -152,6 +155,13 @@ class ZooKeeperSession:
         try:
             data, _ = self.call(self.client.get_async(layout.cluster))
         except NoNodeError:
+            if self._known is not None:
+                self._fail(
+                    WrongLog.exit_code,
+                    f"there is no log below {layout.root} in ZooKeeper at {self._hosts}, but this store belongs "
+                    f"to cluster {self._known.cluster_id}: wrong --zk or --root, or ZooKeeper has lost its data; "
+                    "nothing was touched; correct the setting, or move the data directory away to start empty",
+                )
             self._create()
             data, _ = self.call(self.client.get_async(layout.cluster))
         cluster = msgspec.json.decode(data, type=ClusterData)
@@ -164,7 +174,9 @@ class ZooKeeperSession:
         stat = self.call(self.client.exists_async(layout.log))
         if stat is None:
             raise NoNodeError(layout.log)
-        return Identity(cluster.cluster_id, stat.czxid)
+        found = Identity(cluster.cluster_id, stat.czxid)
+        self._known = self._known or found
+        return found
 
     def _create(self) -> None:
         """Make an empty log, whole or not at all. Another node may do the same at the same time."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kazoo.client import KazooClient
 
@@ -127,7 +128,7 @@ def read_log(cluster: Cluster) -> list[LogEntry]:
     finally:
         client.stop()
         client.close()
-    for before, item in zip(entries, entries[1:], strict=False):
+    for before, item in pairwise(entries):
         assert item.entry.prev_hash == before.hash
         assert (item.entry.epoch > before.entry.epoch) == (item.entry.leader is not None)
     return entries

@@ -216,9 +216,23 @@ def test_a_store_of_another_log_is_refused(make_cluster: Callable[..., Cluster])
     node.start(wait=False, flags=("--root", f"{cluster.root}-other"))
 
     assert node.child.wait(10) == 4
-    assert "this store belongs to cluster" in node.log.read_text()
+    assert f"there is no log below {cluster.root}-other" in node.log.read_text()
     node.start()
     assert node.read("key").body["value"] == "value"
+
+
+def test_a_store_is_refused_by_a_log_that_others_made(make_cluster: Callable[..., Cluster]):
+    """The same, where the other root holds another cluster's log."""
+    cluster = make_cluster(2)
+    node, other = cluster.nodes
+    node.start()
+    node.terminate()
+    other.start(flags=("--root", f"{cluster.root}-other"))
+
+    node.start(wait=False, flags=("--root", f"{cluster.root}-other"))
+
+    assert node.child.wait(10) == 4
+    assert "but ZooKeeper holds cluster" in node.log.read_text()
 
 
 def test_writes_through_a_follower_while_nobody_leads_are_refused_in_time(make_cluster: Callable[..., Cluster]):
