@@ -121,6 +121,7 @@ class MemorySession:
         clock: Clock,
         carry: Carry | None = None,
         deliver: Callable[[ev.Event], None] | None = None,
+        up_to_date: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ensemble = ensemble
         self._me = me
@@ -128,6 +129,9 @@ class MemorySession:
         self._clock = clock
         self._carry = carry or (lambda request, _: post(request()))
         self._deliver = deliver or post  # how notifications of watches travel
+        self._up_to_date = up_to_date  # whether the server that is asked has caught up with the others
+        self._seen_entries = 0
+        self._seen_candidates: dict[str, _Znode] = {}
         self.session_id = 0
 
     def connect(self) -> None:
@@ -138,17 +142,37 @@ class MemorySession:
             self.session_id = self._ensemble.open_session()
         self._post(ev.SessionConnected(self.session_id, self._ensemble.identity))
 
+    def _look(self, *, confirm: bool = False) -> None:
+        """See the ensemble as the server does that this session is connected to.
+
+        A server may lag behind the others. It never goes back, it knows what this session itself has written,
+        and once it has taken part in an agreement it knows all that was agreed on before.
+        """
+        if confirm or self._up_to_date():
+            self._seen_entries = len(self._ensemble.entries)
+            self._seen_candidates = dict(self._ensemble.candidates)
+
     # --- Log ----------------------------------------------------------------------------------------------
 
     def read_tail(self, effect: do.ReadTail) -> None:
         """See ports.Log."""
         asked_at = self._clock.monotonic()
-        self._carry(lambda: ev.TailRead(self._ensemble.tail_index, asked_at, effect.confirm), ev.Failed(effect))
+
+        def request() -> ev.Event:
+            self._look(confirm=effect.confirm)
+            return ev.TailRead(self._seen_entries - 1, asked_at, effect.confirm)
+
+        self._carry(request, ev.Failed(effect))
 
     def read_entries(self, effect: do.ReadEntries) -> None:
         """See ports.Log."""
         first, last = effect.first_index, effect.first_index + effect.count
-        self._carry(lambda: ev.EntriesRead(first, tuple(self._ensemble.entries[first:last])), ev.Failed(effect))
+
+        def request() -> ev.Event:
+            self._look()
+            return ev.EntriesRead(first, tuple(self._ensemble.entries[first : min(last, self._seen_entries)]))
+
+        self._carry(request, ev.Failed(effect))
 
     def watch_segment(self, effect: do.WatchSegment) -> None:
         """See ports.Log."""
@@ -169,6 +193,7 @@ class MemorySession:
 
         def request() -> ev.Event:
             index = self._ensemble.append(effect.fence, effect.data)
+            self._look(confirm=True)
             return ev.AppendFenced(effect.batch_id) if index is None else ev.Appended(effect.batch_id, index)
 
         self._carry(request, ev.AppendUnknown(effect.batch_id))
@@ -230,6 +255,7 @@ class MemorySession:
             candidate = Candidate(name, ensemble.sequence, me.node_id, me.instance, me.address, ensemble.zxid)
             ensemble.candidates[name] = _Znode(session_id, candidate=candidate)
             ensemble.sequence += 1
+            self._look(confirm=True)
             return ev.Enrolled(name, candidate.epoch, session_id)
 
         self._carry(request, ev.Failed(effect))
@@ -238,7 +264,8 @@ class MemorySession:
         """See ports.Election."""
 
         def request() -> ev.Event:
-            candidates = (node.candidate for node in self._ensemble.candidates.values())
+            self._look()
+            candidates = (node.candidate for node in self._seen_candidates.values())
             return ev.CandidatesListed(tuple(sorted((c for c in candidates if c), key=lambda c: c.sequence)))
 
         self._carry(request, ev.Failed(effect))
@@ -257,6 +284,7 @@ class MemorySession:
 
         def request() -> ev.Event:
             self._ensemble.remove_candidate(effect.name)
+            self._look(confirm=True)
             return ev.CandidatesChanged(effect.name)
 
         self._carry(request, ev.Failed(effect))

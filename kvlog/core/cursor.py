@@ -17,7 +17,7 @@ from collections import deque
 from typing import NamedTuple
 
 from kvlog.core.effects import Apply, ReadEntries
-from kvlog.core.entry import NO_HASH, Leader, LogEntry, decode_entry, segment_of
+from kvlog.core.entry import NO_HASH, LogEntry, decode_entry, segment_of
 from kvlog.core.machine import Position
 from kvlog.errors import BadEntry
 
@@ -50,7 +50,6 @@ class Cursor:
         self.last_hash = position.hash
         self.revision = position.revision
         self.epoch = position.epoch
-        self.leader: Leader | None = position.leader
         self.tail_index = position.applied_index
         self.fresh_as_of: float | None = None
         self.healing = False
@@ -84,7 +83,6 @@ class Cursor:
         self.last_hash = item.hash
         self.revision = item.entry.last_revision
         self.epoch = item.entry.epoch
-        self.leader = item.entry.leader or self.leader
         self.tail_index = max(self.tail_index, index)
         if index == self.missing:
             self.missing = None
@@ -221,8 +219,7 @@ class Cursor:
         elif position.applied_index == self.next_index - 1:  # a gap at the head was filled: its end is known
             self.last_hash = position.hash
             self.revision = max(self.revision, position.revision)
-            if position.epoch >= self.epoch:
-                self.epoch, self.leader = position.epoch, position.leader or self.leader
+            self.epoch = max(self.epoch, position.epoch)
         if not position.gaps:
             self.healing = False
         self._update_freshness()

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvlog.core.entry import NO_HASH, Delete, Effect, Leader, LogEntry, Put, Request
+from kvlog.core.entry import NO_HASH, Delete, Effect, Entry, Leader, LogEntry, Put, Request
 from kvlog.errors import invariant
 
 DIGEST_MODULUS = 1 << 128
@@ -64,7 +64,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
         revision: revision of the last applied request; 0 before the first.
         hash: hash of the entry at ``applied_index``; empty when that entry itself was missed.
         epoch: epoch of the last applied entry.
-        leader: who leads that epoch.
+        leader: who leads that epoch; None if the barrier that told it was missed.
         digest: sum of the hashes of all records, modulo 2**128, as 32 hex digits (M4).
         gaps: missed entries, ascending; empty unless the store is stale.
         identity: the log that this store belongs to; None until it has first seen one.
@@ -155,7 +155,7 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
         revision=max(position.revision, entry.last_revision),
         hash=item.hash,
         epoch=entry.epoch,
-        leader=entry.leader or position.leader,
+        leader=_leader_after(position, entry),
         digest=_digest_text(digest),
     )
 
@@ -180,7 +180,7 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
         filled = msgspec.structs.replace(filled, hash=item.hash)
     if item.entry.epoch >= position.epoch:
         filled = msgspec.structs.replace(
-            filled, epoch=item.entry.epoch, leader=item.entry.leader or position.leader
+            filled, epoch=item.entry.epoch, leader=_leader_after(position, item.entry)
         )
     return msgspec.structs.replace(filled, revision=max(position.revision, item.entry.last_revision))
 
@@ -207,6 +207,13 @@ def digest_of(key: str, record: Record) -> int:
     """
     data = msgspec.msgpack.encode((key, record))
     return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "big")
+
+
+def _leader_after(position: Position, entry: Entry) -> Leader | None:
+    """Who leads the entry's epoch; not known if the barrier that told it was missed."""
+    if entry.leader is not None:
+        return entry.leader
+    return position.leader if entry.epoch == position.epoch else None
 
 
 def _digest_text(digest: int) -> str:

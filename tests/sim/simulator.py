@@ -133,7 +133,13 @@ class SimNode:
         me = Member(self.node_id, self.instance, settings.address, recover)
         self.core = Node(settings, self.store, self.store.position())
         self.session = MemorySession(
-            self.sim.ensemble, me, self.post, self.sim.clock, self.network.carry, self.network.deliver
+            self.sim.ensemble,
+            me,
+            self.post,
+            self.sim.clock,
+            self.network.carry,
+            self.network.deliver,
+            lambda: self.sim.random.random() >= self.sim.lag,
         )
         self.executor = Executor(
             log=self.session,
@@ -284,6 +290,7 @@ class Simulator:
     lines: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     push_loss: float = 0.2
+    lag: float = 0.3
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -331,12 +338,14 @@ class Simulator:
     # --- clients ---
 
     def write(self) -> None:
-        node = self.random.choice(sorted(self.nodes))
-        write = Write(
-            len(self.writes), f"key{self.random.randrange(6)}", self.now + WRITE_TIMEOUT_S, self.now, node
-        )
+        self.write_to(self.random.choice(sorted(self.nodes)))
+
+    def write_to(self, node: str) -> Write:
+        key = f"key{self.random.randrange(6)}"
+        write = Write(len(self.writes), key, self.now + WRITE_TIMEOUT_S, self.now, node)
         self.writes.append(write)
         self.submit(write)
+        return write
 
     def submit(self, write: Write, not_epoch: int = 0) -> None:
         node = self.nodes[write.node]
@@ -419,7 +428,7 @@ class Simulator:
 
     def heal(self) -> None:
         """No more faults: everybody up, nothing lost; then wait until all agree."""
-        self.push_loss = 0
+        self.push_loss = self.lag = 0
         for name in sorted(self.nodes):
             node = self.nodes[name]
             node.paused_until = self.now
@@ -432,6 +441,13 @@ class Simulator:
         if not self.run_until(self.now + 40, self.quiet):
             states = [f"{n.node_id} {n.core.role if n.core else '-'}" for n in self.nodes.values()]
             self.failures.append(f"no agreement within 40 s after the last fault: {states}")
+            return
+        last = [self.write_to(name) for name in sorted(self.nodes)]
+        if not self.run_until(self.now + 5, self.quiet):
+            self.failures.append("no agreement after the last writes")
+        self.failures += [
+            f"a last write ended as {w.outcome}" for w in last if not isinstance(w.outcome, Committed)
+        ]
 
     def quiet(self) -> bool:
         cores = [node.core for node in self.nodes.values() if node.core is not None]
@@ -454,7 +470,14 @@ class Simulator:
 
     @staticmethod
     def check_log(log: list[LogEntry]) -> None:
-        """C2, N2: the chain is whole, epochs never go back, each begins with its one barrier."""
+        """C2, N2, W5: a whole chain, epochs that never go back, one barrier each, right evaluations."""
+        written: dict[str, tuple[int, int]] = {}
+        for item in log:
+            for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
+                for put in request.effects:
+                    create, version = written.get(put.key, (revision, 0))
+                    assert (put.create, put.version) == (create, version + 1), f"{put} at {revision}"
+                    written[put.key] = (create, version + 1)
         for before, item in pairwise(log):
             assert item.entry.prev_hash == before.hash
             assert item.entry.epoch >= before.entry.epoch
