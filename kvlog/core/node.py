@@ -27,7 +27,7 @@ from kvlog.core.parking import Parking
 from kvlog.core.pushes import Pushes
 from kvlog.core.recovery import Recovery, short_log, wrong_log
 from kvlog.core.role import Input, Role, next_role
-from kvlog.core.standing import About, Questions, Standing
+from kvlog.core.standing import RETRY_S, About, Questions, Standing
 from kvlog.core.status import Status, status_of
 from kvlog.core.values import Done, Member, PushBody, Refused
 from kvlog.errors import BadEntry, WrongLog
@@ -66,6 +66,7 @@ class Node:
         self._applied_when_asked = -1
         self._watched_segment: int | None = None
         self._poll_at = 0.0
+        self._read_at = 0.0
         self._handover: int | None = None  # token of the request to stop
         self._now = 0.0
         self._wall_ms = 0
@@ -97,6 +98,7 @@ class Node:
     def step(self, event: ev.Event, now: float, wall_ms: int) -> list[do.Effect]:
         """Decide what follows from ``event`` at the monotonic time ``now`` (seconds)."""
         self._now, self._wall_ms, self._out = now, wall_ms, []
+        self._questions.now = now
         try:
             self._handlers[type(event)](event)
             self._advance()
@@ -121,13 +123,14 @@ class Node:
         effect = event.effect
         if isinstance(effect, do.ReadEntries):
             self.cursor.read_failed()
+            self._read_at = self._now + RETRY_S
         elif isinstance(effect, do.RemoveCandidate):
-            self._questions.answered(do.RemoveCandidate, effect.name)
+            self._questions.failed(do.RemoveCandidate, effect.name)
             self._handed_over()
         elif isinstance(effect, do.WatchCandidate):
             self.standing.watch_failed()
         else:
-            self._questions.answered(type(effect))
+            self._questions.failed(type(effect))
 
     def _on_connected(self, event: ev.SessionConnected) -> None:
         identity = self.cursor.position.identity
@@ -263,7 +266,10 @@ class Node:
         self._out += self._parking.park(event)
 
     def _on_catchup_requested(self, event: ev.CatchupRequested) -> None:
-        self._out += self.recovery.heal(event.token, self._now)
+        if self.role is Role.HALTED:
+            self._out.append(do.Reply(event.token, Refused(f"this node has halted: {self.halted}")))
+        else:
+            self._out += self.recovery.heal(event.token, self._now)
 
     def _on_handover_requested(self, event: ev.HandoverRequested) -> None:
         self._handover = event.token
@@ -333,7 +339,8 @@ class Node:
             return
         if self.cursor.missing is not None:
             self._ask_tail(confirm=True)
-        if self._may_read and (read := self.cursor.next_read()) is not None:
+        may_read = self._may_read and self._now >= self._read_at
+        if may_read and (read := self.cursor.next_read()) is not None:
             self._out.append(read)
         segment = None if self.role is Role.LEADER else self.cursor.segment
         if segment != self._watched_segment:

@@ -147,6 +147,9 @@ class ZooKeeperSession:
                 self._say(f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again")
                 self._stopped.wait(1)
                 continue
+            if not self.client.connected:
+                # It was lost meanwhile, and that may have been posted before: what comes last must be true.
+                self.post(ev.SessionSuspended())
             return
 
     def _identity(self) -> Identity:
