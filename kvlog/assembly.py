@@ -32,9 +32,9 @@ from granian.server import Server
 from kvlog.api.app import create_app
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
-from kvlog.core.node import Node, NodeSettings
+from kvlog.core.node import Node
 from kvlog.core.status import Status
-from kvlog.core.values import Member
+from kvlog.core.values import Member, NodeSettings
 from kvlog.errors import InUse, KvlogError
 from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import HttpPeers

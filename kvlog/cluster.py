@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -92,11 +93,23 @@ class ClusterNode:
         return self.log.read_text().count(" is ready on ") if self.log.exists() else 0
 
     def kill(self) -> None:
-        """Kill -9 of the supervisor, which takes the worker along; returns once nothing answers any more."""
+        """Kill -9 of the supervisor, which takes the worker along; returns once both are dead.
+
+        Dead means that the kernel has closed their connections: whoever asks after that is refused, and does
+        not send into a connection that nobody reads any more.
+        """
         child = self._running_child()
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        workers = [os.pidfd_open(int(pid)) for pid in children.read_text().split()]
         os.kill(child.pid, signal.SIGKILL)
+        try:
+            for worker in workers:
+                if not select.select([worker], [], [], ANSWER_S)[0]:
+                    raise Unavailable(f"the worker of node {self.address} lives on without its supervisor")
+        finally:
+            for worker in workers:
+                os.close(worker)
         child.reap()
-        wait_until(lambda: not self.answers, ANSWER_S)
 
     def terminate(self, timeout_s: float = 15) -> int:
         """SIGTERM: hand over and stop; returns the exit code."""
@@ -134,7 +147,7 @@ class ClusterNode:
         """Any request.
 
         Raises:
-            Unavailable: no answer.
+            Unavailable: no answer, or none of kvlog's.
         """
         try:
             response = self._cluster.pool.request(
@@ -147,11 +160,12 @@ class ClusterNode:
             )
         except HTTPError as error:
             raise Unavailable(f"{method} {path} on {self.address}: {error}") from error
-        return Answer(
-            response.status,
-            json.loads(response.data) if response.data else {},
-            {name.lower(): value for name, value in response.headers.items()},
-        )
+        try:
+            content = json.loads(response.data) if response.data else {}
+        except ValueError as error:
+            raise Unavailable(f"{method} {path} on {self.address} was not answered in JSON: {error}") from error
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, content, headers)
 
     @property
     def answers(self) -> bool:
@@ -162,8 +176,15 @@ class ClusterNode:
             return False
 
     def status(self) -> dict[str, Any]:
-        """GET /v1/status."""
-        return self.request("GET", "/v1/status").body
+        """GET /v1/status.
+
+        Raises:
+            Unavailable: no answer, or one that says that the node cannot tell.
+        """
+        answer = self.request("GET", "/v1/status")
+        if answer.status != 200:  # noqa: PLR2004 - OK
+            raise Unavailable(f"GET /v1/status on {self.address} was answered {answer.status}: {answer.body}")
+        return answer.body
 
     def read(self, key: str) -> Answer:
         """GET /read."""

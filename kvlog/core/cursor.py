@@ -94,6 +94,8 @@ class Cursor:
         gaps = self.position.gaps
         if self.healing and gaps and first_index == gaps[0].first:
             self._take_fill(entries[: gaps[0].last - gaps[0].first + 1])
+            if asked is not None and len(entries) < asked.count:
+                self._miss(first_index + len(entries))
             return []
         taken = [self.offer(first_index + offset, data) for offset, data in enumerate(entries)]
         if asked is not None and len(entries) < asked.count and self.next_index <= self.tail_index:
@@ -108,7 +110,8 @@ class Cursor:
         """
         if index == self._missing_confirmed:
             raise BadEntry(index, "is missing, although the log goes on behind it")
-        if index >= self.next_index:
+        gaps = self.position.gaps
+        if index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last):
             self.missing = index
 
     def read_failed(self) -> None:
@@ -121,6 +124,8 @@ class Cursor:
         last_hash = gap.prev_hash
         for index, data in enumerate(entries, start=gap.first):
             item = self._verified(index, data, last_hash)
+            if index == gap.last and gap.last_hash and item.hash != gap.last_hash:
+                raise BadEntry(index, f"has hash {item.hash}, but the next is chained to {gap.last_hash}")
             items.append(item)
             last_hash = item.hash
         self._fill = tuple(items)
@@ -142,7 +147,10 @@ class Cursor:
     def observe(self, tail_index: int, asked_at: float, *, confirmed: bool = False) -> None:
         """Note that the log ended at ``tail_index`` or later at the moment ``asked_at``."""
         if confirmed and self.missing is not None:
-            self._missing_confirmed = self.missing if tail_index >= self.missing else None
+            if tail_index >= self.missing:
+                self._missing_confirmed = self.missing
+            else:  # somebody has told of an entry that does not exist
+                self.tail_index = max(tail_index, self.next_index - 1)
             self.missing = None
         self.tail_index = max(self.tail_index, tail_index)
         if len(self._observations) == _OBSERVATIONS_MAX:
@@ -155,6 +163,8 @@ class Cursor:
         self.tail_index = max(self.tail_index, tail_index)
 
     def _update_freshness(self) -> None:
+        if self.position.gaps:
+            return  # what is missing may be older than anything that was ever observed
         while self._observations and self._observations[0].tail_index <= self.position.applied_index:
             asked_at = self._observations.popleft().asked_at
             self.fresh_as_of = max(asked_at, self.fresh_as_of or asked_at)

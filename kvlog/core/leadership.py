@@ -5,8 +5,8 @@ Invariants (tests cite the numbers):
 L1  A leader appends only behind everything that was in the log when it was elected: the tail is confirmed by
     a quorum after its election, and replayed, before its barrier is written.
 L2  It serves once its own barrier is applied here.
-L3  An own append of unknown fate that is not in the replayed log ends the candidacy: without the znode it can
-    never land, and the next epoch's barrier tells everybody so.
+L3  An append of unknown fate of the present candidacy that is not in the replayed log ends the candidacy:
+    without the znode it can never land, and the next epoch's barrier, its own or another's, tells everybody so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Append, Effect, Push
-from kvlog.core.entry import Leader
-from kvlog.core.events import Enrolled
+from kvlog.core.entry import Leader, LogEntry
+from kvlog.core.events import Appended, Enrolled
 from kvlog.core.machine import View
 from kvlog.core.replicator import Replicator
 from kvlog.core.role import Input
 from kvlog.core.values import Member, PushBody
 from kvlog.core.writer import Writer
+from kvlog.errors import BadEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Leadership:
         position = cursor.position
         if self._tail is None or position.applied_index < self._tail or not cursor.idle or self.writer.in_flight:
             return Takeover()
-        if self.writer.unresolved is not None:
+        if any(lost.epoch == candidate.epoch for lost in self.writer.unresolved):
             return Takeover(Input.RESIGNED, "an append got no answer and is not in the log")
         if cursor.epoch > candidate.epoch:
             return Takeover(Input.RESIGNED, f"epoch {cursor.epoch} has begun")
@@ -79,6 +80,21 @@ class Leadership:
         """The next entry, if writes are waiting and none is under way."""
         append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
         return [append] if append is not None else []
+
+    def appended(self, event: Appended, cursor: Cursor) -> LogEntry | None:
+        """ZooKeeper has confirmed an append; returns its entry, or None if it has been read from the log before.
+
+        Raises:
+            BadEntry: it has another index than it must have.
+        """
+        batch = self.writer.in_flight
+        if batch is None or batch.batch_id != event.batch_id:
+            return None
+        if event.index != batch.index:
+            raise BadEntry(
+                batch.index, f"was appended at {event.index}: something else than entries is in its segment"
+            )
+        return cursor.offer(event.index, batch.data)
 
     def replicate(self, cursor: Cursor, candidate: Enrolled, now: float) -> list[Effect]:
         """Push what is appended, and answer what is acknowledged."""

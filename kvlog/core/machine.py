@@ -42,11 +42,14 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     """Entries ``first`` to ``last``, both included, that a stale store has missed.
 
     ``prev_hash`` is the hash of the entry before ``first``: what the first missed one must be chained to.
+    ``last_hash`` is that of the entry ``last``: what the first one behind the gap is chained to; empty until
+    there is one.
     """
 
     first: int
     last: int
     prev_hash: str
+    last_hash: str = ""
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -149,6 +152,9 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
             if isinstance(effect, Delete) and position.gaps:
                 transaction.bury(effect.key, revision)
             digest = _write(transaction, effect, revision, digest)
+    gaps = position.gaps
+    if not position.hash:  # the first entry behind a gap says what the last missed one was
+        gaps = (*gaps[:-1], msgspec.structs.replace(gaps[-1], last_hash=entry.prev_hash))
     return msgspec.structs.replace(
         position,
         applied_index=item.index,
@@ -157,6 +163,7 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
         epoch=entry.epoch,
         leader=_leader_after(position, entry),
         digest=_digest_text(digest),
+        gaps=gaps,
     )
 
 
@@ -169,7 +176,7 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
         for effect in request.effects:
             before = transaction.get(effect.key)
             latest = max(before.revision if before else 0, transaction.tombstone(effect.key))
-            if latest < revision:
+            if latest <= revision:  # equal: an effect of this same request has come before
                 digest = _write(transaction, effect, revision, digest)
     rest = msgspec.structs.replace(gap, first=item.index + 1, prev_hash=item.hash)
     gaps = ((rest,) if rest.first <= rest.last else ()) + position.gaps[1:]

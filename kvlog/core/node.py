@@ -14,7 +14,6 @@ N5  The store never stands behind the log's confirmed tail: if it does, this is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from kvlog.core import effects as do
@@ -29,23 +28,12 @@ from kvlog.core.recovery import Recovery, short_log, wrong_log
 from kvlog.core.role import Input, Role, next_role
 from kvlog.core.standing import RETRY_S, About, Questions, Standing
 from kvlog.core.status import Status, status_of
-from kvlog.core.values import Done, Member, PushBody, Refused
+from kvlog.core.values import Done, Member, NodeSettings, PushBody, Refused
 from kvlog.errors import BadEntry, WrongLog
 
 POLL_S = 1.0
 """How often the tail, the candidates and the members are read, whatever watches and pushes said: the net
 below both, and what bounds the staleness that an idle node reports."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
-    """What the core needs to know of the settings. ``recover`` is ``catchup`` or ``stale``."""
-
-    node_id: str
-    address: str
-    instance: str
-    recover: str
-    session_timeout_s: float
 
 
 class Node:
@@ -60,7 +48,7 @@ class Node:
         self.standing = Standing(me, self._questions, hold_timeout_s=1.5 * settings.session_timeout_s)
         self.cursor = Cursor(position)
         self.leadership = Leadership(self._me, store, instance=settings.instance)
-        self.recovery = Recovery(settings.recover)
+        self.recovery = Recovery(settings.recover, position)
         self._pushes = Pushes()
         self._parking = Parking(self._me)
         self._applied_when_asked = -1
@@ -140,6 +128,7 @@ class Node:
             self._out.append(do.Exit(WrongLog.exit_code, wrong_log(identity, event.identity)))
             return
         self._become(Input.CONNECTED)
+        self.recovery.begin(self._now)
         self._watched_segment = None
         self._poll_at = self._now + POLL_S
         self._out += self.standing.session_connected(event.session_id, self._now)
@@ -173,7 +162,7 @@ class Node:
         self.cursor.observe(event.tail_index, event.asked_at, confirmed=event.confirmed)
         if not event.confirmed:
             return
-        self.recovery.decide(event.tail_index, self._now)
+        self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
     def _on_segment_changed(self, event: ev.SegmentChanged) -> None:
@@ -184,14 +173,7 @@ class Node:
             self._entry_seen(item)
 
     def _on_appended(self, event: ev.Appended) -> None:
-        batch = self.leadership.writer.in_flight
-        if batch is None or batch.batch_id != event.batch_id:
-            return  # it has been read from the log before ZooKeeper's answer came
-        if event.index != batch.index:
-            raise BadEntry(
-                batch.index, f"was appended at {event.index}: something else than entries is in its segment"
-            )
-        item = self.cursor.offer(event.index, batch.data)
+        item = self.leadership.appended(event, self.cursor)
         if item is not None:
             self._entry_seen(item)
 
@@ -284,9 +266,8 @@ class Node:
             self._take_over()
             self._work()
         self._route_writes()
-        if self.role is not Role.HALTED:
-            self._lead()
-            self._stop()
+        self._lead()
+        self._stop()
         self._out += self._pushes.applied(self.cursor)
 
     def _recover(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, Note, Reply
-from kvlog.core.machine import Identity
+from kvlog.core.machine import Identity, Position
 from kvlog.core.values import Done, Refused
 
 WAITING_MAX = 16
@@ -18,26 +18,31 @@ class Recovery:
     missed and goes on behind it; ``heal`` fills it in later.
     """
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, start: Position) -> None:
         self.mode = mode
+        self._start = start
         self.decided = False
         self.finished = False
         self.healed = False  # a gap has just been filled on request
         self._target = -1
-        self._started_at = 0.0
-        self._to_replay: int | None = None
+        self._started_at: float | None = None
+        self._replayed = 0
         self._seconds = 0.0
         self._heal_started_at: float | None = None
         self._to_fill = 0
         self._filled: tuple[int, float] | None = None
         self._waiting: list[int] = []
 
-    def decide(self, tail_index: int, now: float) -> None:
+    def begin(self, now: float) -> None:
+        """ZooKeeper is connected for the first time: from now on entries come in, by whichever way."""
+        if self._started_at is None:
+            self._started_at = now
+
+    def decide(self, tail_index: int) -> None:
         """The log's confirmed tail at the start is known: that is how far this recovery goes."""
         if not self.decided:
             self.decided = True
             self._target = tail_index
-            self._started_at = now
 
     def skip_to(self, cursor: Cursor) -> int | None:
         """Up to which index everything is to be declared missed; None if nothing is."""
@@ -62,9 +67,6 @@ class Recovery:
         if self.decided and not self.finished:
             if self.mode == "catchup":
                 cursor.healing = bool(position.gaps)
-                if self._to_replay is None:
-                    behind = max(0, self._target - position.applied_index)
-                    self._to_replay = behind + position.missed_entries
             caught_up = position.applied_index >= self._target
             if caught_up and (self.mode == "stale" or not position.gaps):
                 effects.append(self._finish(position.missed_entries, now))
@@ -77,14 +79,16 @@ class Recovery:
 
     def _finish(self, missed: int, now: float) -> Note:
         self.finished = True
-        self._seconds = now - self._started_at
+        self._seconds = now - (self._started_at or now)
         if self.mode == "stale":
             return Note(
                 f"kept the store as it was: it has missed {missed} entries, and its answers say so"
                 if missed
                 else "kept the store as it was: it has missed nothing"
             )
-        return Note(f"caught up by replaying {self._to_replay} entries in {self._seconds:.3f} s")
+        behind = max(0, self._target - self._start.applied_index)
+        self._replayed = behind + self._start.missed_entries
+        return Note(f"caught up by replaying {self._replayed} entries in {self._seconds:.3f} s")
 
     def _finish_healing(self, now: float) -> list[Effect]:
         seconds = now - (self._heal_started_at or now)
@@ -102,7 +106,7 @@ class Recovery:
         """For the status: how it went, or how it is going."""
         report: dict[str, object] = {"mode": self.mode, "finished": self.finished}
         if self.finished and self.mode == "catchup":
-            report |= {"replayed_entries": self._to_replay or 0, "seconds": round(self._seconds, 6)}
+            report |= {"replayed_entries": self._replayed, "seconds": round(self._seconds, 6)}
         if self._filled is not None:
             report |= {"filled_entries": self._filled[0], "filled_seconds": round(self._filled[1], 6)}
         return report

@@ -31,13 +31,17 @@ waited for until it has caught up."""
 
 @dataclass(slots=True)
 class Peer:
-    """What the leader knows of one replica. ``acked``: all up to this index is applied there."""
+    """What the leader knows of one replica. ``acked``: all up to this index is applied there.
+
+    A replica is taken to keep up until it turns out not to: a moment later its first answer says so, or that it
+    does not answer.
+    """
 
     member: Member
     acked: int = -1
     sent: int = -1
     greeted: bool = False
-    keeping_up: bool = False
+    keeping_up: bool = True
     in_flight: bool = False
     retry_at: float = 0.0
     waited_since: float | None = None
@@ -154,5 +158,6 @@ class Replicator:
     def report(self) -> dict[str, str]:
         """For answers and status: which replicas keep up ("applied") and which do not ("behind")."""
         return {
-            node_id: "applied" if peer.keeping_up else "behind" for node_id, peer in sorted(self._peers.items())
+            node_id: "applied" if peer.keeping_up and peer.greeted else "behind"
+            for node_id, peer in sorted(self._peers.items())
         }

@@ -9,6 +9,17 @@ from kvlog.core.entry import Leader
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What the core needs to know of the settings. ``recover`` is ``catchup`` or ``stale``."""
+
+    node_id: str
+    address: str
+    instance: str
+    recover: str
+    session_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An election znode. The lowest ``sequence`` leads; ``epoch`` is the czxid, known for the lowest one."""
 

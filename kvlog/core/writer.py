@@ -93,7 +93,7 @@ class Writer:
         self._batches = 0
         self.queue: deque[WriteSubmitted] = deque()
         self.in_flight: Batch | None = None
-        self.unresolved: Batch | None = None
+        self.unresolved: list[Batch] = []  # an append, and the barriers of later epochs that got lost as well
         self.acking: deque[Acking] = deque()
 
     @property
@@ -183,29 +183,31 @@ class Writer:
     def lost(self) -> None:
         """No answer will come for the append in flight (W4)."""
         if self.in_flight is not None:
-            self.unresolved, self.in_flight = self.in_flight, None
+            self.unresolved.append(self.in_flight)
+            self.in_flight = None
 
     def entry_seen(self, item: LogEntry) -> list[Reply]:
         """An entry of the log, in order: it may decide the fate of an append (W2, W3)."""
         entry = item.entry
         batch = self._take(entry.batch_id)
-        if batch is not None:
-            return self._commit(batch, item.index)
-        lost = self.unresolved
-        if lost is not None and entry.leader is not None and entry.epoch > lost.epoch:
-            self.unresolved = None
-            return self._refuse(
-                lost, "the leader was replaced and the write is not in the log before its successor"
-            )
-        return []
+        replies = self._commit(batch, item.index) if batch is not None else []
+        if entry.leader is not None:
+            fenced = [lost for lost in self.unresolved if lost.epoch < entry.epoch]
+            self.unresolved = [lost for lost in self.unresolved if lost.epoch >= entry.epoch]
+            for lost in fenced:
+                replies += self._refuse(
+                    lost, "the leader was replaced, and it is not in the log before its successor"
+                )
+        return replies
 
     def _take(self, batch_id: str) -> Batch | None:
         if self.in_flight is not None and self.in_flight.batch_id == batch_id:
             batch, self.in_flight = self.in_flight, None
             return batch
-        if self.unresolved is not None and self.unresolved.batch_id == batch_id:
-            batch, self.unresolved = self.unresolved, None
-            return batch
+        for batch in self.unresolved:
+            if batch.batch_id == batch_id:
+                self.unresolved.remove(batch)
+                return batch
         return None
 
     def _commit(self, batch: Batch, index: int) -> list[Reply]:
@@ -246,7 +248,7 @@ class Writer:
         for done in [done for done in self.acking if done.write.deadline <= now]:
             self.acking.remove(done)
             replies.append(_committed(done, replicas))
-        for batch in filter(None, (self.in_flight, self.unresolved)):
+        for batch in (*([self.in_flight] if self.in_flight else []), *self.unresolved):
             for write in batch.writes:
                 if write.deadline <= now and write.token not in batch.expired:
                     batch.expired.add(write.token)
