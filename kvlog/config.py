@@ -18,7 +18,7 @@ WRITE_TIMEOUT_MAX_S = 60.0
 PORT_MAX = 65_535
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
-_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+_NODE_ID = re.compile(r"[A-Za-z0-9._:\[\]-]{1,100}")
 _ROOT = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _WILDCARDS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - to refuse telling others to connect there
 
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     _address("--advertise", advertise)
     node_id = given.id or advertise
     if not _NODE_ID.fullmatch(node_id):
-        raise SettingsError(f"--id {node_id!r}: up to 100 of the characters A-Z a-z 0-9 . _ : -")
+        raise SettingsError(f"--id {node_id!r}: up to 100 of the characters A-Z a-z 0-9 . _ : [ ] -")
     return Settings(
         host=given.host,
         port=int(port),

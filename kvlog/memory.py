@@ -294,46 +294,49 @@ class MemoryStore:
     """The port Store in a dictionary. What it holds survives as long as the object does."""
 
     def __init__(self) -> None:
-        self._position = Position()
-        self._records: dict[str, Record] = {}
-        self._tombstones: dict[str, int] = {}
+        # One tuple, replaced as a whole: readers on other threads see a state before a change, or after it.
+        self._state: tuple[dict[str, Record], dict[str, int], Position] = ({}, {}, Position())
 
     def position(self) -> Position:
         """See ports.Store."""
-        return self._position
+        return self._state[2]
 
     def get(self, key: str) -> Record | None:
         """See ports.Store."""
-        return self._records.get(key)
+        return self._state[0].get(key)
 
     def read(self, key: str) -> tuple[Record | None, Position]:
         """See ports.Store."""
-        return self._records.get(key), self._position
+        records, _, position = self._state
+        return records.get(key), position
 
     def items(self) -> list[tuple[str, Record]]:
         """All records, in order of their keys."""
-        return sorted(self._records.items())
+        return sorted(self._state[0].items())
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """See ports.Store."""
-        transaction = MemoryTransaction(dict(self._records), dict(self._tombstones))
-        position = self._position
+        records, tombstones, position = self._state
+        transaction = MemoryTransaction(dict(records), dict(tombstones))
         for item in entries:
             position = (fill_entry if fill else apply_entry)(transaction, position, item)
-        self._records, self._tombstones = transaction.records, transaction.tombstones
-        self._position = position
+        self._state = (transaction.records, transaction.tombstones, position)
         return position
 
     def skip_to(self, index: int) -> Position:
         """See ports.Store."""
-        self._position = open_gap(self._position, index)
-        return self._position
+        return self._move(open_gap(self.position(), index))
 
     def adopt(self, identity: Identity) -> Position:
         """See ports.Store."""
-        invariant(self._position.identity in (None, identity), "a store changes its identity")
-        self._position = msgspec.structs.replace(self._position, identity=identity)
-        return self._position
+        position = self.position()
+        invariant(position.identity in (None, identity), "a store changes its identity")
+        return self._move(msgspec.structs.replace(position, identity=identity))
+
+    def _move(self, position: Position) -> Position:
+        records, tombstones, _ = self._state
+        self._state = (records, tombstones, position)
+        return position
 
     def close(self) -> None:
         """See ports.Store."""

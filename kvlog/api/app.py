@@ -23,7 +23,6 @@ _encoder = msgspec.msgpack.Encoder()
 def create_app(service: Service) -> Flask:
     """The WSGI application of one node."""
     app = Flask("kvlog", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = parse.BODY_BYTES_MAX
     _add_course_routes(app, service)
     _add_routes(app, service)
     _add_errors(app)
@@ -46,13 +45,13 @@ def _add_course_routes(app: Flask, service: Service) -> None:
 
     @app.get("/read")
     def read() -> Response:
-        key = parse.read_key(request.query_string.decode("latin-1"))
+        key = parse.read_key(_query())
         return _respond(views.read(key, service.read(key)))
 
     @app.post("/update")
     def update() -> Response:
-        ack, timeout_s = parse.write_options(request.query_string.decode("latin-1"))
-        body = request.get_data(cache=False)
+        ack, timeout_s = parse.write_options(_query())
+        body = _body()
         command = parse.update(body)
         result = service.write(
             command, ack=ack, timeout_s=timeout_s, forwarded="Kvlog-Forwarded" in request.headers, body=body
@@ -65,7 +64,7 @@ def _add_course_routes(app: Flask, service: Service) -> None:
     @app.post("/propagate")
     def propagate() -> Response:
         try:
-            body = _pushes.decode(request.get_data(cache=False))
+            body = _pushes.decode(_body())
         except msgspec.MsgspecError as error:
             raise InvalidInput(f"not a push of a leader: {error}; clients write with POST /update") from None
         answer = service.propagate(body)
@@ -133,6 +132,34 @@ def _add_errors(app: Flask) -> None:
         headers = dict(error.get_headers())
         headers.pop("Content-Type", None)
         return _respond(({"error": error.description}, error.code or HTTPStatus.INTERNAL_SERVER_ERROR, headers))
+
+
+def _query() -> str:
+    """The query as text; what is not percent-encoded must be UTF-8 as well."""
+    try:
+        return request.query_string.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("the query is not UTF-8") from None
+
+
+def _body() -> bytes:
+    """The request's body, of which no more is read than may be.
+
+    Werkzeug's own limit cuts a body without a length off where it ends, and calls the rest none.
+
+    Raises:
+        RequestEntityTooLarge: it is longer; what is left of it stays unread.
+    """
+    if (request.content_length or 0) > parse.BODY_BYTES_MAX:
+        raise RequestEntityTooLarge
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := request.input_stream.read(parse.BODY_BYTES_MAX + 1 - size):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > parse.BODY_BYTES_MAX:
+            raise RequestEntityTooLarge
+    return b"".join(chunks)
 
 
 def _respond(view: views.View) -> Response:

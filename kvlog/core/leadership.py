@@ -81,6 +81,10 @@ class Leadership:
         append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
         return [append] if append is not None else []
 
+    def awaits(self, batch_id: str) -> bool:
+        """Whether the answer to this append is still of interest: its entry has not been read from the log yet."""
+        return self.writer.in_flight is not None and self.writer.in_flight.batch_id == batch_id
+
     def appended(self, event: Appended, cursor: Cursor) -> LogEntry | None:
         """ZooKeeper has confirmed an append; returns its entry, or None if it has been read from the log before.
 

@@ -28,7 +28,7 @@ from kvlog.core.recovery import Recovery, short_log, wrong_log
 from kvlog.core.role import Input, Role, next_role
 from kvlog.core.standing import RETRY_S, About, Questions, Standing
 from kvlog.core.status import Status, status_of
-from kvlog.core.values import Done, Member, NodeSettings, PushBody, Refused
+from kvlog.core.values import Done, Member, NodeSettings, Refused
 from kvlog.errors import BadEntry, WrongLog
 
 POLL_S = 1.0
@@ -65,8 +65,8 @@ class Node:
             ev.Tick: self._on_tick,
             ev.Failed: self._on_failed,
             ev.SessionConnected: self._on_connected,
-            ev.SessionSuspended: self._on_suspended,
-            ev.SessionLost: self._on_lost,
+            ev.SessionSuspended: self._on_disconnected,
+            ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
             ev.SegmentChanged: self._on_segment_changed,
             ev.EntriesRead: self._on_entries_read,
@@ -134,13 +134,11 @@ class Node:
         self._out += self.standing.session_connected(event.session_id, self._now)
         self._ask_tail(confirm=True)
 
-    def _on_suspended(self, _: ev.SessionSuspended) -> None:
-        self.standing.session_suspended()
-        self._become(Input.DISCONNECTED)
-        self._handed_over()
-
-    def _on_lost(self, _: ev.SessionLost) -> None:
-        self.standing.session_lost()
+    def _on_disconnected(self, event: ev.SessionSuspended | ev.SessionLost) -> None:
+        if isinstance(event, ev.SessionLost):
+            self.standing.session_lost()
+        else:
+            self.standing.session_suspended()
         self._become(Input.DISCONNECTED)
         self._handed_over()
 
@@ -178,12 +176,13 @@ class Node:
             self._entry_seen(item)
 
     def _on_append_fenced(self, event: ev.AppendFenced) -> None:
+        if not self.leadership.awaits(event.batch_id):
+            return
         self._out += self.leadership.writer.fenced(event.batch_id)
         self._resign("its candidate znode is gone: another node may lead")
 
     def _on_append_unknown(self, event: ev.AppendUnknown) -> None:
-        batch = self.leadership.writer.in_flight
-        if batch is None or batch.batch_id != event.batch_id:
+        if not self.leadership.awaits(event.batch_id):
             return
         self.leadership.writer.lost()
         if self.role in (Role.ELECTED, Role.LEADER):
@@ -214,21 +213,12 @@ class Node:
         last = self.cursor.position.applied_index
         if body.epoch >= self.cursor.epoch and self.role is not Role.HALTED and self._may_read:
             self.standing.learn_leader(body.leader, body.epoch)
-            self.cursor.saw(body.tail_index)
-            last = self._take_pushed(body)
-        self._out += self._pushes.answer_when_applied(event.token, last, self._now, self.cursor)
-
-    def _take_pushed(self, body: PushBody) -> int:
-        """Take the entries that are next; returns the index whose applying the answer waits for."""
-        for offset, data in enumerate(body.entries):
-            try:
-                item = self.cursor.offer(body.first_index + offset, data)
-            except BadEntry as error:  # a push is only a hint: what counts is what ZooKeeper holds
-                self._note(f"ignored a push from {body.leader.node_id}: {error}")
-                break
-            if item is not None:
+            items, last, complaint = self._pushes.take(body, self.cursor)
+            if complaint:
+                self._out.append(do.Note(complaint))
+            for item in items:
                 self._entry_seen(item)
-        return min(self.cursor.next_index - 1, body.first_index + len(body.entries) - 1)
+        self._out += self._pushes.answer_when_applied(event.token, last, self._now, self.cursor)
 
     def _on_push_answered(self, event: ev.PushAnswered) -> None:
         self.leadership.replicator.answered(event.node_id, event.answer, self._now)
@@ -402,10 +392,8 @@ class Node:
         if self.recovery.finished or self.role in (Role.OFFLINE, Role.HALTED):
             was = f" (was {before})" if before else ""
             why = f": {reason}" if reason else ""
-            self._note(f"{self.role}{was}, epoch {self.cursor.epoch}, index {self.cursor.next_index - 1}{why}")
-
-    def _note(self, text: str) -> None:
-        self._out.append(do.Note(text))
+            where = f"epoch {self.cursor.epoch}, index {self.cursor.next_index - 1}"
+            self._out.append(do.Note(f"{self.role}{was}, {where}{why}"))
 
     def _halt(self, reason: str) -> None:
         """Stop applying for good; go on answering reads, and saying why (N4)."""

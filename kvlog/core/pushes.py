@@ -1,4 +1,4 @@
-"""A replica's answers to pushes: each says where the replica stands once it has applied what it was sent."""
+"""The replica's side of pushes: take what is the next, answer once it is applied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Reply
-from kvlog.core.values import PushAnswer
+from kvlog.core.entry import LogEntry
+from kvlog.core.values import PushAnswer, PushBody
+from kvlog.errors import BadEntry
 
 WAITING_MAX = 64
 """Answers that may wait; a leader has one push in flight, so more are leftovers of former leaders."""
@@ -27,6 +29,26 @@ class Pushes:
 
     def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
+
+    @staticmethod
+    def take(body: PushBody, cursor: Cursor) -> tuple[list[LogEntry], int, str]:
+        """Let the cursor have what was pushed.
+
+        Returns the entries that were the next ones, the index whose applying the answer waits for, and what is
+        wrong with the push, if anything: it is only a hint, what counts is what ZooKeeper holds.
+        """
+        cursor.saw(body.tail_index)
+        taken: list[LogEntry] = []
+        complaint = ""
+        for index, data in enumerate(body.entries, start=body.first_index):
+            try:
+                item = cursor.offer(index, data)
+            except BadEntry as error:
+                complaint = f"ignored a push from {body.leader.node_id}: {error}"
+                break
+            if item is not None:
+                taken.append(item)
+        return taken, min(cursor.next_index - 1, body.first_index + len(body.entries) - 1), complaint
 
     def answer_when_applied(self, token: int, index: int, now: float, cursor: Cursor) -> list[Reply]:
         """Answer once everything up to ``index`` is applied, at once if it is."""

@@ -15,6 +15,7 @@ import msgspec
 from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
 
 _CANDIDATE = re.compile(r"(?P<node_id>.+)_(?P<instance>[0-9a-f]+)_(?P<sequence>-?[0-9]{10})")
+_SEGMENT = re.compile(r"[0-9]{10}")
 _ENTRY = re.compile(r"entry-([0-9]{10})")
 
 
@@ -81,6 +82,11 @@ def entry_index(path: str) -> int:
     """The index of the entry at ``path``."""
     segment, name = path.rsplit("/", 2)[1:]
     return int(segment) * SEGMENT_ENTRIES + int(name.removeprefix("entry-"))
+
+
+def last_segment(children: list[str]) -> int | None:
+    """The highest segment among the log's children; None if there is none."""
+    return max((int(name) for name in children if _SEGMENT.fullmatch(name)), default=None)
 
 
 def last_entry(segment: int, children: list[str]) -> int | None:

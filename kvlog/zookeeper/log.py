@@ -10,7 +10,7 @@ from kazoo.recipe.watchers import ChildrenWatch
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
-from kvlog.zookeeper.layout import entry_index, last_entry
+from kvlog.zookeeper.layout import entry_index, last_entry, last_segment
 from kvlog.zookeeper.session import ZooKeeperSession
 
 _SEQUENCE_MODULUS = 1 << 32
@@ -35,8 +35,9 @@ class ZooKeeperLog:
         asked_at = self._session.clock.monotonic()
         if effect.confirm:
             self._pass_quorum()
-        segments = self._session.call(self._client.get_children_async(self._layout.log))
-        segment = max(int(name) for name in segments)
+        segment = last_segment(self._session.call(self._client.get_children_async(self._layout.log)))
+        if segment is None:
+            raise NoNodeError(self._layout.segment(0))
         stat = self._session.call(self._client.exists_async(self._layout.segment(segment)))
         if stat is None:
             return ev.Failed(effect)
@@ -113,16 +114,19 @@ class ZooKeeperLog:
             transaction.create(self._layout.segment(segment + 1))
         self._session.start_call(
             transaction.commit_async(),
-            lambda result: self._session.post(_outcome(effect, result)),
+            lambda result: self._session.post(self._outcome(effect, result)),
             lambda: self._session.post(unknown),
         )
 
-
-def _outcome(effect: do.Append, pending: Any) -> ev.Event:
-    """What became of an append. A failed multi is not raised: its results hold exceptions."""
-    if not pending.successful():
-        return ev.AppendUnknown(effect.batch_id)
-    results = pending.value
-    if any(isinstance(result, Exception) for result in results):
-        return ev.AppendFenced(effect.batch_id)
-    return ev.Appended(effect.batch_id, entry_index(results[1]))
+    def _outcome(self, effect: do.Append, pending: Any) -> ev.Event:
+        """What became of an append. A failed multi is not raised: its results hold exceptions."""
+        if not pending.successful():
+            return ev.AppendUnknown(effect.batch_id)
+        fence, entry, *_ = pending.value
+        if isinstance(fence, NoNodeError):
+            return ev.AppendFenced(effect.batch_id)
+        failed = [result for result in pending.value if isinstance(result, Exception)]
+        if failed:  # refused as a whole, for another reason: it cannot land either
+            self._session.say(f"ZooKeeper refused entry {effect.index}: {failed[-1]!r}")
+            return ev.AppendFenced(effect.batch_id)
+        return ev.Appended(effect.batch_id, entry_index(entry))

@@ -84,7 +84,7 @@ class ZooKeeperSession:
         self.post = post
         self.clock = clock
         self._known = known
-        self._say = say
+        self.say = say
         self._fail = fail
         self._hosts = hosts
         self._call_timeout_s = session_timeout_s
@@ -144,7 +144,7 @@ class ZooKeeperSession:
             except Unavailable:
                 continue
             except KazooException as error:
-                self._say(f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again")
+                self.say(f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again")
                 self._stopped.wait(1)
                 continue
             if not self.client.connected:
@@ -218,7 +218,7 @@ class ZooKeeperSession:
             except Unavailable:
                 event = ev.Failed(effect)
             except KazooException as error:
-                self._say(f"ZooKeeper refused {type(effect).__name__}: {error!r}")
+                self.say(f"ZooKeeper refused {type(effect).__name__}: {error!r}")
                 event = ev.Failed(effect)
             if event is not None:
                 self.post(event)

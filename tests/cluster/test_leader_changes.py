@@ -25,8 +25,8 @@ def test_ten_leaders_killed_lose_and_double_nothing(cluster: Cluster, capsys: py
         for _ in range(KILLS):
             leader = cluster.wait_until_settled()
             survivor = next(node for node in cluster.nodes if node is not leader)
-            leader.kill()
             killed_at = time.monotonic()
+            leader.kill()
             while history.write(survivor).outcome != "committed":
                 assert time.monotonic() - killed_at < 8, cluster.describe()
             takeovers.append(time.monotonic() - killed_at)

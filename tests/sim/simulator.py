@@ -19,9 +19,9 @@ from kvlog.core import events as ev
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
 from kvlog.core.machine import Position, Update, apply_entry
-from kvlog.core.node import Node, NodeSettings
+from kvlog.core.node import Node
 from kvlog.core.role import Role
-from kvlog.core.values import Ack, Committed, Member, PushAnswer, Reach, Redirect, Refused, Unknown
+from kvlog.core.values import Ack, Committed, Member, NodeSettings, PushAnswer, Reach, Redirect, Refused, Unknown
 from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession, MemoryStore, MemoryTransaction
 from kvlog.runtime import Executor, carry_out
 

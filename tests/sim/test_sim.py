@@ -13,6 +13,17 @@ SEEDS = int(os.environ.get("KVLOG_SIM_SEEDS", "150"))
 FIRST = int(os.environ.get("KVLOG_SEED", "1"))
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_no_size_of_the_cluster_does(seed: int, size: int):
+    """A single node has nobody who could take over from it; five have more than one in line."""
+    sim = Simulator(seed, size=size)
+
+    sim.run(seconds=8)
+
+    sim.check()
+
+
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + (1 if "KVLOG_SEED" in os.environ else SEEDS)))
 def test_no_schedule_of_faults_breaks_a_promise(seed: int, tmp_path: Path):
     """Acknowledged means in the log once, refused means never, and all replicas end with the same records."""

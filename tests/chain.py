@@ -1,0 +1,88 @@
+"""Well-formed logs for tests: entries written one behind the other, as a leader would."""
+
+from __future__ import annotations
+
+from kvlog.core.entry import (
+    FORMAT,
+    Delete,
+    Effect,
+    Entry,
+    Leader,
+    LogEntry,
+    Request,
+    decode_entry,
+    encode_entry,
+    encode_request,
+)
+from kvlog.core.machine import Position, Record, Update, apply_entry, evaluate
+from kvlog.memory import MemoryTransaction
+
+
+class Chain:
+    """A log, and the state of a replica that has applied all of it in order.
+
+    ``put``, ``delete`` and ``barrier`` append an entry and return it; ``add`` takes over one that was encoded
+    elsewhere.
+    """
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch = epoch
+        self.entries: list[LogEntry] = []
+        self.position = Position()
+        self.records: dict[str, Record] = {}
+
+    def put(self, key: str, value: str) -> LogEntry:
+        """Append an entry that sets a key."""
+        return self.write((key, value))
+
+    def delete(self, key: str) -> LogEntry:
+        """Append an entry that removes a key."""
+        return self.write((key, None))
+
+    def write(self, *changes: tuple[str, str | None]) -> LogEntry:
+        """Append one entry with a request for each change; the value None removes the key."""
+        transaction = MemoryTransaction(dict(self.records), {})
+        requests = []
+        for revision, (key, value) in enumerate(changes, start=self.position.revision + 1):
+            if value is None:
+                request = Request(effects=(Delete(key),))
+                transaction.records.pop(key, None)
+            else:
+                request = evaluate(transaction, Update(key, value), revision)
+                put = request.effects[0]
+                transaction.records[key] = Record(value, put.create, revision, put.version)
+            requests.append(encode_request(request))
+        return self.add(encode_entry(self.header(), tuple(requests)))
+
+    def effects(self, *effects: Effect) -> LogEntry:
+        """Append an entry with one request that has these effects, whatever they are."""
+        return self.add(encode_entry(self.header(), (encode_request(Request(effects=effects)),)))
+
+    def barrier(self, node_id: str = "n1", epoch: int | None = None) -> LogEntry:
+        """Append the first entry of an epoch."""
+        self.epoch = self.epoch + 1 if epoch is None else epoch
+        return self.add(encode_entry(self.header(leader=Leader(node_id, f"{node_id}:80"))))
+
+    def header(self, **changes: object) -> Entry:
+        """The next entry without its requests; ``changes`` make it another one."""
+        fields: dict[str, object] = {
+            "format": FORMAT,
+            "epoch": self.epoch,
+            "batch_id": f"chain-{len(self.entries)}",
+            "prev_hash": self.position.hash,
+            "first_revision": self.position.revision + 1,
+            "time_ms": 1_700_000_000_000,
+        }
+        return Entry(**(fields | changes))  # type: ignore[arg-type]
+
+    def add(self, data: bytes) -> LogEntry:
+        """Append an encoded entry."""
+        item = decode_entry(len(self.entries), data)
+        self.position = apply_entry(MemoryTransaction(self.records, {}), self.position, item)
+        self.epoch = item.entry.epoch
+        self.entries.append(item)
+        return item
+
+    def data(self, first: int, last: int) -> tuple[bytes, ...]:
+        """The bytes of the entries ``first`` to ``last``, both included."""
+        return tuple(item.data for item in self.entries[first : last + 1])

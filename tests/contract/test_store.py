@@ -1,0 +1,236 @@
+"""The port Store, over each of its implementations."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import lmdb
+import msgspec
+import pytest
+
+from kvlog.core.entry import NO_HASH
+from kvlog.core.machine import Gap, Identity, Position, Record
+from kvlog.errors import InvariantViolation, StoreFailure
+from kvlog.lmdb_store import LmdbStore
+from kvlog.memory import MemoryStore
+from tests.chain import Chain
+
+AnyStore = MemoryStore | LmdbStore
+IDENTITY = Identity("c1", 7)
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
+    """Each implementation of the port, empty."""
+    with closing(MemoryStore() if request.param == "memory" else LmdbStore(tmp_path)) as made:
+        yield made
+
+
+def chain_of(count: int) -> Chain:
+    """A log with puts and deletes of a few keys."""
+    chain = Chain()
+    chain.barrier()
+    for number in range(1, count):
+        if number % 5 == 4:
+            chain.delete(f"key{number % 3}")
+        else:
+            chain.write((f"key{number % 3}", str(number)), ("ключ 😀", f"v{number}"))
+    return chain
+
+
+def test_an_empty_store_is_at_the_beginning(store: AnyStore):
+    """Before every log, of no cluster."""
+    assert Position() == store.position()
+    assert (None, Position()) == store.read("k")
+    assert store.items() == []
+
+
+def test_applied_entries_are_there_with_their_position(store: AnyStore):
+    """Data and position change together (M1)."""
+    chain = chain_of(20)
+
+    assert chain.position == store.apply(tuple(chain.entries), fill=False) == store.position()
+    assert sorted(chain.records.items()) == store.items()
+    assert (chain.records["ключ 😀"], chain.position) == store.read("ключ 😀")
+    assert chain.records["ключ 😀"] == store.get("ключ 😀")
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_the_number_of_transactions_makes_no_difference(store: AnyStore, size: int):
+    """One by one or all at once: the same store."""
+    chain = chain_of(20)
+    for first in range(0, 20, size):
+        store.apply(tuple(chain.entries[first : first + size]), fill=False)
+
+    assert chain.position == store.position()
+    assert sorted(chain.records.items()) == store.items()
+
+
+def test_a_transaction_that_fails_changes_nothing(store: AnyStore):
+    """All of its entries, or none (M1)."""
+    chain = chain_of(9)
+    store.apply(tuple(chain.entries[:3]), fill=False)
+    before = (store.position(), store.items())
+    with pytest.raises(InvariantViolation):
+        store.apply((chain.entries[3], chain.entries[5]), fill=False)
+
+    assert before == (store.position(), store.items())
+
+
+def test_a_stale_store_that_is_filled_is_whole(store: AnyStore):
+    """Skip, go on, fill: as if nothing had been missed, and no tombstone is left (M5, M6)."""
+    chain = chain_of(30)
+    store.apply(tuple(chain.entries[:5]), fill=False)
+    skipped = store.skip_to(14)
+    assert skipped.gaps == (Gap(5, 14, chain.entries[4].hash),)
+    assert skipped == store.position()
+    store.apply(tuple(chain.entries[15:]), fill=False)
+    store.apply(tuple(chain.entries[5:9]), fill=True)
+
+    assert chain.position == store.apply(tuple(chain.entries[9:15]), fill=True)
+    assert sorted(chain.records.items()) == store.items()
+
+
+def test_tombstones_do_not_outlive_their_gap(store: AnyStore):
+    """A deletion seen during one gap says nothing about the next one (M5)."""
+    chain = Chain()
+    chain.put("k", "1")
+    chain.delete("k")
+    store.skip_to(0)
+    store.apply((chain.entries[1],), fill=False)
+    store.apply((chain.entries[0],), fill=True)
+    again = Chain()  # what would be a put of revision 1, if the tombstone of revision 2 were still there
+    again.put("k", "2")
+    other = msgspec.structs.replace(again.entries[0], index=2)
+    store.skip_to(2)
+    store.apply((other,), fill=True)
+
+    assert Record("2", 1, 1, 1) == store.get("k")
+
+
+def test_adopting_is_done_once(store: AnyStore):
+    """The log that a store belongs to is noted with its position; another one is a bug."""
+    chain = chain_of(3)
+    adopted = store.adopt(IDENTITY)
+    store.apply(tuple(chain.entries), fill=False)
+
+    assert Position(identity=IDENTITY) == adopted
+    assert store.position().identity == IDENTITY
+    assert store.adopt(IDENTITY) == store.position()
+    with pytest.raises(InvariantViolation):
+        store.adopt(Identity("c1", 8))
+
+
+def test_reads_see_matching_pairs_of_record_and_position(store: AnyStore):
+    """While one thread applies, two others read: no record without the position that it belongs to (M1)."""
+    chain = Chain()
+    for number in range(1, 1_500):
+        chain.put("k", str(number))
+    wrong: list[tuple[Record | None, Position]] = []
+    reads = [0, 0]
+    done = threading.Event()
+
+    def look(reader: int) -> None:
+        while not done.is_set():
+            record, position = store.read("k")
+            reads[reader] += 1
+            if (record.revision if record else 0) != position.revision:
+                wrong.append((record, position))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    readers = [threading.Thread(target=look, args=(reader,)) for reader in (0, 1)]
+    try:
+        for reader in readers:
+            reader.start()
+        for item in chain.entries:
+            store.apply((item,), fill=False)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join(10)
+        sys.setswitchinterval(interval)
+
+    assert wrong == []
+    assert min(reads) > 0
+
+
+# --- LMDB only: what is on the disk ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reopened(tmp_path: Path) -> Callable[[LmdbStore], LmdbStore]:
+    """Close a store and open it again."""
+
+    def reopen(store: LmdbStore) -> LmdbStore:
+        store.close()
+        return LmdbStore(tmp_path)
+
+    return reopen
+
+
+def test_everything_survives_reopening(tmp_path: Path, reopened: Callable[[LmdbStore], LmdbStore]):
+    """Records, position, gaps, tombstones and identity are on the disk."""
+    chain = chain_of(30)
+    store = LmdbStore(tmp_path)
+    store.adopt(IDENTITY)
+    store.apply(tuple(chain.entries[:5]), fill=False)
+    store.skip_to(9)
+    store.apply(tuple(chain.entries[10:]), fill=False)
+    before = (store.position(), store.items())
+    store = reopened(store)
+    assert before == (store.position(), store.items())
+    store.apply(tuple(chain.entries[5:10]), fill=True)  # needs the tombstones
+    store = reopened(store)
+    with closing(store):
+        assert msgspec.structs.replace(chain.position, identity=IDENTITY) == store.position()
+        assert sorted(chain.records.items()) == store.items()
+
+
+def rewrite(directory: Path, key: bytes, value: bytes | None) -> None:
+    """Change what a store says of itself, below its surface."""
+    environment = lmdb.open(str(directory), max_dbs=3)
+    with closing(environment):
+        meta = environment.open_db(b"meta")
+        with environment.begin(write=True, db=meta) as transaction:
+            if value is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, value)
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path):
+    """It is not touched, and the sentence says what to do."""
+    LmdbStore(tmp_path).close()
+    rewrite(tmp_path, b"format", b"9")
+    with pytest.raises(StoreFailure, match="has format 9, this kvlog knows 1; run the version that wrote it"):
+        LmdbStore(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, b"garbage"])
+def test_a_store_with_a_damaged_position_is_refused(tmp_path: Path, value: bytes | None):
+    """Nothing is concluded from it."""
+    LmdbStore(tmp_path).close()
+    rewrite(tmp_path, b"position", value)
+    with closing(LmdbStore(tmp_path)) as store, pytest.raises(StoreFailure, match="damaged"):
+        store.position()
+
+
+def test_a_directory_that_cannot_be_used_is_a_store_failure(tmp_path: Path):
+    """A file in its place."""
+    (tmp_path / "store").write_text("not a directory")
+    with pytest.raises(StoreFailure, match="failed"):
+        LmdbStore(tmp_path / "store")
+
+
+def test_the_longest_key_and_the_largest_value_are_stored(tmp_path: Path):
+    """What the log can hold, the store can hold."""
+    chain = Chain()
+    chain.put("😀" * 127 + "abc", "v" * 262_144)
+    with closing(LmdbStore(tmp_path)) as store:
+        store.apply(tuple(chain.entries), fill=False)
+
+        assert sorted(chain.records.items()) == store.items()
+        assert chain.position.digest != NO_HASH

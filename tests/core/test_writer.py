@@ -1,0 +1,363 @@
+"""Group commit: each write has exactly one outcome, and it is the true one."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from kvlog.core.effects import Append, Reply
+from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
+from kvlog.core.events import WriteSubmitted
+from kvlog.core.machine import Update
+from kvlog.core.values import Ack, Committed, Refused, Unknown
+from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
+from kvlog.memory import MemoryStore
+from tests.chain import Chain
+
+
+class Bench:
+    """A writer behind a log, whose entries land when the test says so."""
+
+    def __init__(self) -> None:
+        self.chain = Chain()
+        self.chain.barrier("n1", epoch=5)
+        self.store = MemoryStore()
+        self.store.apply(tuple(self.chain.entries), fill=False)
+        self.writer = Writer(self.store, instance="i1")
+
+    def submit(
+        self, *tokens: int, key: str = "", value: str = "v", ack: Ack = Ack.LOG, deadline: float = 9.0
+    ) -> list[Reply]:
+        """Submit a write for each token; by default each to a key of its own."""
+        replies = []
+        for token in tokens:
+            command = Update(key or f"key{token}", value)
+            replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
+        return replies
+
+    def append(self) -> Append | None:
+        """The writer's next entry."""
+        return self.writer.next_append(**self.place(), fence="me")
+
+    def barrier(self, epoch: int) -> Append:
+        """The writer's barrier."""
+        return self.writer.barrier(**self.place() | {"epoch": epoch}, fence="me", leader=Leader("n1", "n1:80"))
+
+    def place(self) -> dict:
+        position = self.chain.position
+        return {
+            "index": position.applied_index + 1,
+            "prev_hash": position.hash,
+            "revision": position.revision,
+            "epoch": self.chain.epoch,
+            "wall_ms": 1,
+        }
+
+    def land(self, append: Append | None) -> LogEntry:
+        """The entry is in the log."""
+        assert append is not None
+        return self.chain.add(append.data)
+
+    def see(self, item: LogEntry) -> list[Reply]:
+        """The writer learns of an entry of the log."""
+        return self.writer.entry_seen(item)
+
+    def apply(self, item: LogEntry) -> None:
+        """The store has applied an entry."""
+        self.store.apply((item,), fill=False)
+        self.writer.applied(item.index)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def committed(*pairs: tuple[int, int], index: int = 1) -> list[Reply]:
+    """What is answered to tokens whose writes have these revisions."""
+    return [Reply(token, Committed(revision, index, {})) for token, revision in pairs]
+
+
+def refused(replies: Sequence[Reply], *tokens: int) -> bool:
+    """Whether exactly these tokens are refused."""
+    return [reply.token for reply in replies] == list(tokens) and all(
+        isinstance(reply.answer, Refused) for reply in replies
+    )
+
+
+# --- W1: exactly one answer, at the latest at the deadline ----------------------------------------------------
+
+
+def test_a_write_is_answered_once(bench: Bench):
+    """The entry is seen when ZooKeeper answers, and again when it is read: the second time says nothing (W1)."""
+    bench.submit(1, 2)
+    item = bench.land(bench.append())
+
+    assert committed((1, 1), (2, 2)) == bench.see(item)
+    assert bench.see(item) == []
+    assert bench.writer.expire(99, {}) == []
+    assert bench.writer.idle
+
+
+def test_a_write_in_no_entry_is_refused_at_its_deadline(bench: Bench):
+    """It is taken out of the queue: it can never be appended (W1, W3)."""
+    bench.submit(1, deadline=2.0)
+    assert bench.writer.expire(1.9, {}) == []
+
+    assert refused(bench.writer.expire(2.0, {}), 1)
+    assert bench.append() is None
+
+
+def test_a_write_in_flight_is_unknown_at_its_deadline(bench: Bench):
+    """Nobody can say what will come of it; what comes is not said a second time (W1, W2)."""
+    bench.submit(1, deadline=2.0)
+    bench.submit(2, deadline=9.0)
+    append = bench.append()
+    (reply,) = bench.writer.expire(2.0, {})
+
+    assert (1, Unknown) == (reply.token, type(reply.answer))
+    assert bench.writer.expire(3.0, {}) == []
+    assert committed((2, 2)) == bench.see(bench.land(append))
+
+
+def test_an_unresolved_write_is_unknown_at_its_deadline(bench: Bench):
+    """The same after ZooKeeper has given no answer (W1)."""
+    bench.submit(1, deadline=2.0)
+    bench.append()
+    bench.writer.lost()
+    (reply,) = bench.writer.expire(2.0, {})
+
+    assert isinstance(reply.answer, Unknown)
+
+
+def test_a_committed_write_says_so_at_its_deadline(bench: Bench):
+    """Replicas that were waited for in vain do not make it unknown (W1)."""
+    bench.submit(1, ack=Ack.REPLICAS, deadline=2.0)
+    assert bench.see(bench.land(bench.append())) == []
+
+    assert bench.writer.expire(2.0, {"n2": "behind"}) == [Reply(1, Committed(1, 1, {"n2": "behind"}))]
+
+
+def test_a_full_queue_refuses(bench: Bench):
+    """What waits is bounded; one more is refused at once, and nothing else is."""
+    bench.submit(*range(QUEUE_MAX))
+
+    assert refused(bench.submit(9_999), 9_999)
+    assert len(bench.writer.take_queue()) == QUEUE_MAX
+    assert bench.writer.idle
+
+
+# --- W2: committed means in the log ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["in flight", "unresolved"])
+def test_committed_is_said_once_the_entry_is_seen(bench: Bench, lost: bool):
+    """An append is found by its batch id in the log, whether ZooKeeper has answered or not (W2)."""
+    bench.submit(1)
+    append = bench.append()
+    if lost:
+        bench.writer.lost()
+
+    assert committed((1, 1)) == bench.see(bench.land(append))
+
+
+def test_another_entry_at_its_index_commits_nothing(bench: Bench):
+    """What counts is the batch id, not the place (W2)."""
+    bench.submit(1)
+    bench.append()
+
+    assert bench.see(bench.chain.put("other", "x")) == []
+    assert not bench.writer.idle
+
+
+def test_a_write_that_waits_for_replicas_is_answered_when_they_have_it(bench: Bench):
+    """ack=replicas: not before the replicas' index reaches the write's."""
+    bench.submit(1, ack=Ack.REPLICAS)
+    bench.see(bench.land(bench.append()))
+
+    assert bench.writer.acknowledge(0, {}) == []
+    assert bench.writer.acknowledge(1, {"n2": "applied"}) == [Reply(1, Committed(1, 1, {"n2": "applied"}))]
+
+
+# --- W3: refused means never ----------------------------------------------------------------------------------
+
+
+def test_a_fenced_append_is_refused(bench: Bench):
+    """ZooKeeper has said that it did not take it (W3)."""
+    bench.submit(1, 2)
+    append = bench.append()
+    assert append is not None
+
+    assert refused(bench.writer.fenced(append.batch_id), 1, 2)
+    assert bench.writer.idle
+
+
+def test_a_fence_of_another_append_refuses_nothing(bench: Bench):
+    """A late answer to an earlier append does not touch the present one (W3)."""
+    bench.submit(1)
+    bench.append()
+
+    assert bench.writer.fenced("i1-0") == []
+    assert not bench.writer.idle
+
+
+def test_a_lost_append_is_refused_by_the_next_epochs_barrier(bench: Bench):
+    """It is not in the log before the barrier, and the fence keeps it out behind it (W3)."""
+    bench.submit(1)
+    bench.append()
+    bench.writer.lost()
+
+    assert refused(bench.see(bench.chain.barrier("n2", epoch=6)), 1)
+    assert bench.writer.idle
+
+
+def test_a_lost_append_is_not_refused_by_what_is_no_barrier(bench: Bench):
+    """Entries of its own epoch prove nothing: it may still come behind them (W3)."""
+    bench.submit(1)
+    bench.append()
+    bench.writer.lost()
+
+    assert bench.see(bench.chain.put("other", "x")) == []
+    assert not bench.writer.idle
+
+
+def test_an_append_in_flight_is_not_refused_by_a_barrier(bench: Bench):
+    """ZooKeeper's answer is on its way: it says what became of it."""
+    bench.submit(1)
+    append = bench.append()
+    assert append is not None
+    assert bench.see(bench.chain.barrier("n2", epoch=6)) == []
+
+    assert refused(bench.writer.fenced(append.batch_id), 1)
+
+
+def test_a_lost_barrier_does_not_make_an_earlier_lost_append_forgotten(bench: Bench):
+    """Every write is answered, also when the barrier that would have decided it is lost itself (W1)."""
+    bench.submit(1)
+    bench.append()
+    bench.writer.lost()
+    bench.barrier(epoch=6)
+    bench.writer.lost()
+    replies = [*bench.see(bench.chain.barrier("n2", epoch=7)), *bench.writer.expire(99, {})]
+
+    assert [reply.token for reply in replies] == [1]
+
+
+# --- W4: nothing behind an unknown fate -----------------------------------------------------------------------
+
+
+def test_one_append_is_in_flight(bench: Bench):
+    """What arrives meanwhile forms the next entry, together."""
+    bench.submit(1)
+    first = bench.append()
+    bench.submit(2, 3)
+    assert bench.append() is None
+    bench.see(bench.land(first))
+    second = bench.append()
+
+    assert second is not None
+    assert len(decode_entry(2, second.data).entry.requests) == 2
+
+
+def test_nothing_is_appended_behind_an_unknown_fate(bench: Bench):
+    """Until the lost append is found, or proven never to land (W4)."""
+    bench.submit(1)
+    append = bench.append()
+    bench.writer.lost()
+    bench.submit(2)
+    assert bench.append() is None
+    bench.see(bench.land(append))
+
+    assert bench.append() is not None
+
+
+def test_batch_ids_are_never_used_twice(bench: Bench):
+    """Each append, barriers too, has a name of its own."""
+    names = set()
+    for token in range(5):
+        bench.submit(token)
+        append = bench.append()
+        bench.see(bench.land(append))
+        barrier = bench.barrier(epoch=6 + token)
+        bench.see(bench.land(barrier))
+        names |= {append.batch_id, barrier.batch_id} if append else set()
+
+    assert len(names) == 10
+
+
+# --- W5: evaluated against everything before ------------------------------------------------------------------
+
+
+def puts(item: LogEntry) -> list[Put]:
+    """The puts of an entry."""
+    return [effect for request in item.entry.requests for effect in request.effects if isinstance(effect, Put)]
+
+
+def test_writes_of_one_entry_see_each_other(bench: Bench):
+    """The second write of a key counts on from the first (W5)."""
+    bench.submit(1, 2, key="k")
+    item = bench.land(bench.append())
+
+    assert [(put.create, put.version) for put in puts(item)] == [(1, 1), (1, 2)]
+
+
+def test_writes_see_entries_that_are_not_applied_yet(bench: Bench):
+    """The store lags behind the log; evaluation does not (W5)."""
+    bench.submit(1, key="k")
+    first = bench.land(bench.append())
+    bench.see(first)
+    bench.submit(2, key="k")
+    second = bench.land(bench.append())
+    bench.see(second)
+    bench.apply(first)
+    bench.submit(3, key="k")
+    third = bench.land(bench.append())
+
+    assert [(put.create, put.version) for put in (*puts(second), *puts(third))] == [(1, 2), (1, 3)]
+
+
+def test_a_refused_write_leaves_no_trace(bench: Bench):
+    """What was evaluated for a fenced entry does not count (W5)."""
+    bench.submit(1, key="k")
+    append = bench.append()
+    assert append is not None
+    bench.writer.fenced(append.batch_id)
+    bench.submit(2, key="k")
+    item = bench.land(bench.append())
+
+    assert [(put.create, put.version) for put in puts(item)] == [(1, 1)]
+
+
+def test_what_is_in_memory_goes_once_it_is_applied(bench: Bench):
+    """The state over the store does not grow with the log."""
+    for token in range(20):
+        bench.submit(token)
+        item = bench.land(bench.append())
+        bench.see(item)
+        bench.apply(item)
+
+    assert bench.writer._pending._records == {}
+
+
+# --- the size of an entry -------------------------------------------------------------------------------------
+
+
+def test_an_entry_takes_as_much_as_fits(bench: Bench):
+    """Largest values go one or two to an entry; none is left behind, and their order stays."""
+    bench.submit(1, 2, 3, value="v" * VALUE_BYTES_MAX)
+    values = []
+    while (append := bench.append()) is not None:
+        assert len(append.data) <= ENTRY_BYTES_MAX
+        item = bench.land(append)
+        bench.see(item)
+        values += [put.key for put in puts(item)]
+
+    assert values == ["key1", "key2", "key3"]
+
+
+def test_an_entry_has_a_bounded_number_of_writes(bench: Bench):
+    """BATCH_WRITES_MAX at most, the rest in the next one."""
+    bench.submit(*range(BATCH_WRITES_MAX + 1))
+    item = bench.land(bench.append())
+
+    assert len(item.entry.requests) == BATCH_WRITES_MAX
+    assert len(bench.writer.queue) == 1
