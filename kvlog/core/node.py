@@ -262,8 +262,7 @@ class Node:
 
     def _recover(self) -> None:
         """The first thing a started node does: replay, or declare what it missed."""
-        before = self.recovery.finished
-        skip_to = self.recovery.skip_to(self.cursor)
+        before, skip_to = self.recovery.finished, self.recovery.skip_to(self.cursor)
         if skip_to is not None and self.cursor.hold():
             self._out.append(do.SkipTo(skip_to))
         self._out += self.recovery.progress(self.cursor, self._now)
