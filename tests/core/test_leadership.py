@@ -1,0 +1,83 @@
+"""Taking over: what counts as proof (L1 to L3). The way as a whole is in the golden scripts."""
+
+import pytest
+
+from kvlog.core.cursor import Cursor
+from kvlog.core.entry import Leader
+from kvlog.core.events import Appended, Enrolled
+from kvlog.core.leadership import Leadership
+from kvlog.core.machine import Position
+from kvlog.core.role import Input
+from kvlog.errors import BadEntry
+from kvlog.memory import MemoryStore
+
+CANDIDATE = Enrolled("n1_i1_0000000000", epoch=5, session_id=1)
+
+
+@pytest.fixture
+def leadership() -> Leadership:
+    """A node that has just been elected, at the time 10."""
+    leadership = Leadership(Leader("n1", "n1:80"), MemoryStore(), instance="i1")
+    leadership.elected(10.0, ())
+    return leadership
+
+
+def test_a_tail_that_was_asked_for_before_the_election_does_not_count(leadership: Leadership):
+    """L1: the former leader may have appended between that answer and its end."""
+    leadership.tail_confirmed(-1, asked_at=9.9)
+
+    assert leadership.needs_tail
+    assert leadership.take_over(Cursor(Position()), CANDIDATE, 0).effects == []
+
+
+def test_a_tail_of_an_earlier_election_does_not_count(leadership: Leadership):
+    """L1: each election begins anew."""
+    leadership.tail_confirmed(-1, asked_at=10.0)
+    leadership.elected(11.0, ())
+
+    assert leadership.needs_tail
+
+
+def test_nothing_is_appended_before_the_confirmed_tail_is_applied(leadership: Leadership):
+    """L1: an entry behind what is not known here would not chain."""
+    leadership.tail_confirmed(3, asked_at=10.0)
+
+    takeover = leadership.take_over(Cursor(Position(applied_index=2)), CANDIDATE, 0)
+
+    assert (takeover.change, takeover.effects) == (None, [])
+
+
+def test_the_barrier_comes_first(leadership: Leadership):
+    """L2: it is not a leader yet."""
+    leadership.tail_confirmed(-1, asked_at=10.0)
+
+    takeover = leadership.take_over(Cursor(Position()), CANDIDATE, 0)
+
+    assert takeover.change is None
+    assert [(append.index, append.fence) for append in takeover.effects] == [(0, CANDIDATE.name)]
+
+
+def test_an_own_barrier_that_is_applied_makes_a_leader(leadership: Leadership):
+    """L2: also after a lost connection, without a second one."""
+    leadership.tail_confirmed(0, asked_at=10.0)
+    position = Position(applied_index=0, hash="h", epoch=CANDIDATE.epoch)
+
+    assert leadership.take_over(Cursor(position), CANDIDATE, 0).change is Input.SERVING
+
+
+def test_a_later_epoch_in_the_log_ends_the_candidacy(leadership: Leadership):
+    """A view of the candidates may be old; the log is not."""
+    leadership.tail_confirmed(0, asked_at=10.0)
+    position = Position(applied_index=0, hash="h", epoch=CANDIDATE.epoch + 1)
+
+    assert leadership.take_over(Cursor(position), CANDIDATE, 0).change is Input.RESIGNED
+
+
+def test_an_append_at_another_index_than_expected_is_damage(leadership: Leadership):
+    """Something else than entries is in the segment: every node halts there."""
+    leadership.tail_confirmed(-1, asked_at=10.0)
+    cursor = Cursor(Position())
+    barrier = leadership.take_over(cursor, CANDIDATE, 0).effects[0]
+
+    with pytest.raises(BadEntry, match="log entry 0: was appended at 1"):
+        leadership.appended(Appended(barrier.batch_id, 1), cursor)
