@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvlog.core.cursor import Cursor
-from kvlog.core.effects import Append, Effect, Push
+from kvlog.core.effects import Append, Effect, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
 from kvlog.core.events import Appended, Enrolled
 from kvlog.core.machine import View
@@ -113,7 +113,11 @@ class Leadership:
         )
         pushes = [Push(member, body) for member, body in self.replicator.next_pushes(now, greeting)]
         acked = self.replicator.acked_index(cursor.position.applied_index, now)
-        return [*pushes, *self.writer.acknowledge(acked, self.replicator.report())]
+        return [*pushes, *self.writer.acknowledge(acked, self.replicator.report(acked))]
+
+    def expire(self, now: float, cursor: Cursor) -> list[Reply]:
+        """Answer the writes whose time is over."""
+        return self.writer.expire(now, self.replicator.report(cursor.next_index - 1))
 
 
 def _next_entry(cursor: Cursor, candidate: Enrolled, wall_ms: int) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Node:
 
     def _on_tick(self, _: ev.Tick) -> None:
         self._out += self.standing.tick(self._now)
-        self._out += self.leadership.writer.expire(self._now, self.leadership.replicator.report())
+        self._out += self.leadership.expire(self._now, self.cursor)
         why_no_leader = "no node leads" if self.standing.connected else "no connection to ZooKeeper"
         self._out += self._parking.expire(self._now, why_no_leader)
         self._out += self._pushes.expire(self._now, self.cursor)

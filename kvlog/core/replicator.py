@@ -46,6 +46,10 @@ class Peer:
     retry_at: float = 0.0
     waited_since: float | None = None
 
+    def has_applied(self, index: int | None) -> bool:
+        """Whether it has said that it has applied ``index``; without one, whether it keeps up."""
+        return self.greeted and (self.keeping_up if index is None else self.acked >= index)
+
 
 class Replicator:
     """See the module's docstring."""
@@ -155,9 +159,12 @@ class Replicator:
             acked = min(acked, peer.acked)
         return acked
 
-    def report(self) -> dict[str, str]:
-        """For answers and status: which replicas keep up ("applied") and which do not ("behind")."""
+    def report(self, index: int | None = None) -> dict[str, str]:
+        """For answers and status: which replicas have applied all up to ``index``, and which are behind.
+
+        Without an index: which ones keep up.
+        """
         return {
-            node_id: "applied" if peer.keeping_up and peer.greeted else "behind"
+            node_id: "applied" if peer.has_applied(index) else "behind"
             for node_id, peer in sorted(self._peers.items())
         }
