@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
-from kvlog.core.entry import check_size
+from kvlog.core.entry import check_key, check_size
 from kvlog.core.machine import Update
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
@@ -45,7 +45,7 @@ def read_key(query: str) -> str:
     key = parameters(query, "key").get("key")
     if key is None:
         raise InvalidInput("the parameter key is missing: GET /read?key=...")
-    check_size(key, "")
+    check_key(key)
     return key
 
 

@@ -140,16 +140,25 @@ def encode_request(request: Request) -> bytes:
     return _encoder.encode(request)
 
 
+def check_key(key: str) -> None:
+    """Refuse a key that no record can have.
+
+    Raises:
+        InvalidInput: 400.
+    """
+    if not key:
+        raise InvalidInput("the key is empty; give it at least one character")
+    if (size := len(key.encode())) > KEY_BYTES_MAX:
+        raise InvalidInput(f"the key has {size} bytes in UTF-8, the limit is {KEY_BYTES_MAX}")
+
+
 def check_size(key: str, value: str) -> None:
     """Refuse a key or value that the log cannot hold.
 
     Raises:
         InvalidInput: 400 for a key, 413 for a value that is too large, as it is or once encoded.
     """
-    if not key:
-        raise InvalidInput("the key is empty; give it at least one character")
-    if (size := len(key.encode())) > KEY_BYTES_MAX:
-        raise InvalidInput(f"the key has {size} bytes in UTF-8, the limit is {KEY_BYTES_MAX}")
+    check_key(key)
     if (size := len(value.encode())) > VALUE_BYTES_MAX:
         raise InvalidInput(f"the value has {size} bytes in UTF-8, the limit is {VALUE_BYTES_MAX}", status=413)
     widest = Put(key=key, value=value, create=2**62, version=2**62)
