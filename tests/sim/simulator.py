@@ -122,7 +122,7 @@ class SimNode:
 
     @property
     def instance(self) -> str:
-        return f"i{self.life}"
+        return f"{self.node_id}i{self.life}"
 
     def start(self, recover: str) -> None:
         self.life += 1
