@@ -45,8 +45,12 @@ from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
 from kvlog.zookeeper.session import ZooKeeperSession
 
-THREADS = 128
+THREADS = 320
 """Requests that are served at a time; service.WRITES_MAX of them may be writes, the rest stay free for reads."""
+
+CONNECTIONS_MAX = 4_096
+"""Connections at a time, idle ones included: what is beyond them waits unanswered, a push or a forwarded write
+like any other. So it is far more than there are threads."""
 
 HANDOVER_S = 5.0
 """How long stopping waits for the leadership to be handed over."""
@@ -91,7 +95,7 @@ def run(settings: Settings) -> int:
         interface=Interfaces.WSGI,
         workers=1,
         blocking_threads=THREADS,
-        backpressure=THREADS,
+        backpressure=CONNECTIONS_MAX,
         websockets=False,
         log_enabled=False,
         workers_kill_timeout=KILL_S,

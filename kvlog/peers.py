@@ -83,7 +83,8 @@ class HttpPeers:
                 headers={"Content-Type": MSGPACK},
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=PUSH_S),
             )
-            if response.status != HTTPStatus.OK:
+            instance = response.headers.get(INSTANCE_HEADER)
+            if response.status != HTTPStatus.OK or instance != effect.member.instance:
                 return ev.PushFailed(node_id)
             return ev.PushAnswered(node_id, _answers.decode(response.data))
         except (HTTPError, msgspec.MsgspecError):

@@ -31,7 +31,7 @@ class Log(Protocol):
         """Post SegmentChanged whenever there is more in the segment."""
 
     def append(self, effect: do.Append) -> None:
-        """Post Appended, AppendFenced or AppendUnknown."""
+        """Post Appended, AppendFenced, AppendRefused or AppendUnknown."""
 
 
 class Election(Protocol):

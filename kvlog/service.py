@@ -17,12 +17,15 @@ from kvlog.peers import Forwarded, HttpPeers, NoAnswer, NotSent
 from kvlog.ports import Clock, Store
 from kvlog.runtime import Runtime
 
-WRITES_MAX = 96
+WRITES_MAX = 256
 """Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
 and for pushes (see assembly.THREADS)."""
 
 RETRY_S = 0.05
 """Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""
+
+FORWARD_MARGIN_S = 0.3
+"""How much longer than the write's own time the leader's answer is waited for: it answers at the deadline."""
 
 CATCHUP_S = 30.0
 """How long a request to heal a stale store waits for it to be done."""
@@ -123,12 +126,14 @@ class Service:
             left_s = deadline - self._clock.monotonic()
             answer = self._submit(update, ack, deadline, forwarded=forwarded, not_epoch=not_epoch, left_s=left_s)
             result: Committed | Refused | Unknown | Forwarded
+            pause = True
             if isinstance(answer, Redirect):
                 sent = self._forward(answer, ack, deadline, body)
                 if isinstance(sent, NoAnswer):
                     return Unknown(sent.reason)
                 if isinstance(sent, NotSent):
-                    not_epoch = answer.epoch  # until somebody else leads, asking there again is of no use
+                    # Until somebody else leads, asking there again is of no use: the node itself waits for that.
+                    not_epoch, pause = answer.epoch, False
                     result = Refused(sent.reason, retry=True)
                 else:
                     result = sent
@@ -142,7 +147,7 @@ class Service:
                 raise InvariantViolation(f"a write was answered {answer}")
             if self._clock.monotonic() + RETRY_S >= deadline:
                 return result
-            if not not_epoch:
+            if pause:
                 time.sleep(RETRY_S)
 
     def _submit(
@@ -164,7 +169,7 @@ class Service:
             f"/update?ack={ack.value}&timeout_ms={max(1, round(left_s * 1000))}",
             body,
             {"Content-Type": "application/json", "Kvlog-Forwarded": self.settings.node_id},
-            left_s + 2,
+            left_s + FORWARD_MARGIN_S,
         )
 
     # --- between nodes, and for operators -----------------------------------------------------------------

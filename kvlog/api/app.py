@@ -32,6 +32,7 @@ def create_app(service: Service) -> Flask:
         """Every answer says which node gave it, and whether its store is stale."""
         missed = service.missed_entries
         response.headers["Kvlog-Node"] = service.settings.node_id
+        response.headers[INSTANCE_HEADER] = service.instance
         response.headers["Kvlog-Stale"] = "true" if missed else "false"
         if missed:
             response.headers["Kvlog-Missed-Entries"] = str(missed)
@@ -91,7 +92,7 @@ def _add_routes(app: Flask, service: Service) -> None:
     def healthz() -> Response:
         """Whether the process answers; its instance shows other nodes that it is still the same one."""
         body = {"status": "ok", "node": service.settings.node_id}
-        return _respond((body, HTTPStatus.OK, {INSTANCE_HEADER: service.instance}))
+        return _respond((body, HTTPStatus.OK, {}))
 
     @app.get("/readyz")
     def readyz() -> Response:

@@ -86,7 +86,7 @@ class WatchSegment:
 class Append:
     """Append an entry, at ``index`` and only while candidate ``fence`` exists.
 
-    Answered by Appended, AppendFenced or AppendUnknown.
+    Answered by Appended, AppendFenced, AppendRefused or AppendUnknown.
     """
 
     fence: str

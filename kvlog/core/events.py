@@ -131,6 +131,14 @@ class AppendFenced:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendRefused:
+    """The append ``batch_id`` was refused for another reason than the fence: it can never land either."""
+
+    batch_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AppendUnknown:
     """The append ``batch_id`` may have landed, or may still land."""
 
@@ -209,6 +217,6 @@ class HandoverRequested:
 Event = (
     Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
     | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
-    | EntriesRead | Appended | AppendFenced | AppendUnknown | Applied | Probed | PushArrived | PushAnswered
-    | PushFailed | WriteSubmitted | CatchupRequested | HandoverRequested
+    | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Probed
+    | PushArrived | PushAnswered | PushFailed | WriteSubmitted | CatchupRequested | HandoverRequested
 )  # fmt: skip

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvlog.core.cursor import Cursor
-from kvlog.core.effects import Append, Effect, Push, Reply
+from kvlog.core.effects import Append, Effect, Note, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
-from kvlog.core.events import Appended, Enrolled
+from kvlog.core.events import Appended, AppendRefused, Enrolled
 from kvlog.core.machine import View
 from kvlog.core.replicator import Replicator
 from kvlog.core.role import Input
 from kvlog.core.values import Member, PushBody
 from kvlog.core.writer import Writer
 from kvlog.errors import BadEntry
+
+REFUSED_PAUSE_S = 1.0
+"""Pause before something is appended again after ZooKeeper has refused it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Leadership:
         self.replicator = Replicator(node_id=me.node_id)
         self._elected_at = 0.0
         self._tail: int | None = None
+        self._pause_until = 0.0
 
     def elected(self, now: float, members: tuple[Member, ...]) -> None:
         """This node's candidate is the lowest, or its leadership has to be proven anew."""
@@ -62,7 +66,7 @@ class Leadership:
         """The tail has not been confirmed since the election."""
         return self._tail is None
 
-    def take_over(self, cursor: Cursor, candidate: Enrolled, wall_ms: int) -> Takeover:
+    def take_over(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> Takeover:
         """From elected to leader: confirmed tail, replay, fate of an own lost append, barrier (L1 to L3)."""
         position = cursor.position
         if self._tail is None or position.applied_index < self._tail or not cursor.idle or self.writer.in_flight:
@@ -73,11 +77,15 @@ class Leadership:
             return Takeover(Input.RESIGNED, f"epoch {cursor.epoch} has begun")
         if position.epoch == candidate.epoch:
             return Takeover(Input.SERVING)
+        if now < self._pause_until:
+            return Takeover()
         barrier = self.writer.barrier(leader=self._me, **_next_entry(cursor, candidate, wall_ms))
         return Takeover(effects=[barrier])
 
-    def append(self, cursor: Cursor, candidate: Enrolled, wall_ms: int) -> list[Append]:
+    def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Append]:
         """The next entry, if writes are waiting and none is under way."""
+        if now < self._pause_until:
+            return []
         append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
         return [append] if append is not None else []
 
@@ -114,6 +122,11 @@ class Leadership:
         pushes = [Push(member, body) for member, body in self.replicator.next_pushes(now, greeting)]
         acked = self.replicator.acked_index(cursor.position.applied_index, now)
         return [*pushes, *self.writer.acknowledge(acked, self.replicator.report(acked))]
+
+    def refused(self, event: AppendRefused, now: float) -> list[Effect]:
+        """ZooKeeper does not take the entry, and not because of the fence (an ACL, say): go on after a pause."""
+        self._pause_until = now + REFUSED_PAUSE_S
+        return [Note(event.reason), *self.writer.refused(event.batch_id, event.reason)]
 
     def expire(self, now: float, cursor: Cursor) -> list[Reply]:
         """Answer the writes whose time is over."""

@@ -68,15 +68,16 @@ class Node:
             ev.SessionSuspended: self._on_disconnected,
             ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
-            ev.SegmentChanged: self._on_segment_changed,
+            ev.SegmentChanged: lambda event: self.cursor.saw(event.tail_index),
             ev.EntriesRead: self._on_entries_read,
             ev.Appended: self._on_appended,
             ev.AppendFenced: self._on_append_fenced,
+            ev.AppendRefused: self._on_append_refused,
             ev.AppendUnknown: self._on_append_unknown,
             ev.Applied: self._on_applied,
             ev.PushArrived: self._on_push_arrived,
             ev.PushAnswered: self._on_push_answered,
-            ev.PushFailed: self._on_push_failed,
+            ev.PushFailed: lambda event: self.leadership.replicator.failed(event.node_id, self._now),
             ev.WriteSubmitted: self._on_write_submitted,
             ev.CatchupRequested: self._on_catchup_requested,
             ev.HandoverRequested: self._on_handover_requested,
@@ -99,8 +100,7 @@ class Node:
     def _on_tick(self, _: ev.Tick) -> None:
         self._out += self.standing.tick(self._now)
         self._out += self.leadership.expire(self._now, self.cursor)
-        why_no_leader = "no node leads" if self.standing.connected else "no connection to ZooKeeper"
-        self._out += self._parking.expire(self._now, why_no_leader)
+        self._out += self._parking.expire(self._now, self.standing.why_nobody_leads)
         self._out += self._pushes.expire(self._now, self.cursor)
         if self.standing.connected and self._now >= self._poll_at:
             self._poll_at = self._now + POLL_S
@@ -163,9 +163,6 @@ class Node:
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
-    def _on_segment_changed(self, event: ev.SegmentChanged) -> None:
-        self.cursor.saw(event.tail_index)
-
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
         for item in self.cursor.read_done(event.first_index, event.entries):
             self._entry_seen(item)
@@ -180,6 +177,9 @@ class Node:
             return
         self._out += self.leadership.writer.fenced(event.batch_id)
         self._resign("its candidate znode is gone: another node may lead")
+
+    def _on_append_refused(self, event: ev.AppendRefused) -> None:
+        self._out += self.leadership.refused(event, self._now)
 
     def _on_append_unknown(self, event: ev.AppendUnknown) -> None:
         if not self.leadership.awaits(event.batch_id):
@@ -226,9 +226,6 @@ class Node:
             self._ask_tail(confirm=False)
             self._out += self.standing.refresh()
 
-    def _on_push_failed(self, event: ev.PushFailed) -> None:
-        self.leadership.replicator.failed(event.node_id, self._now)
-
     # --- requests -----------------------------------------------------------------------------------------
 
     def _on_write_submitted(self, event: ev.WriteSubmitted) -> None:
@@ -258,6 +255,8 @@ class Node:
         self._route_writes()
         self._lead()
         self._stop()
+        if self.role is Role.HALTED:
+            self._out += self.standing.resign()
         self._out += self._pushes.applied(self.cursor)
 
     def _recover(self) -> None:
@@ -293,7 +292,7 @@ class Node:
             return
         if self.leadership.needs_tail:
             self._ask_tail(confirm=True)
-        takeover = self.leadership.take_over(self.cursor, candidate, self._wall_ms)
+        takeover = self.leadership.take_over(self.cursor, candidate, self._now, self._wall_ms)
         self._out += takeover.effects
         if takeover.change is Input.RESIGNED:
             self._resign(takeover.reason)
@@ -302,8 +301,7 @@ class Node:
 
     def _work(self) -> None:
         """Feed the store, and read what is missing."""
-        apply = self.cursor.next_apply()
-        if apply is not None:
+        if (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if not self.standing.connected:
             return
@@ -328,7 +326,7 @@ class Node:
         if self.role is not Role.LEADER or candidate is None:
             return
         if self._handover is None:
-            self._out += self.leadership.append(self.cursor, candidate, self._wall_ms)
+            self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
         self._out += self.leadership.replicate(self.cursor, candidate, self._now)
 
     def _stop(self) -> None:

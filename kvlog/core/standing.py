@@ -108,7 +108,8 @@ class Standing:
         self._hold_timeout_s = hold_timeout_s
         self._holder: Member | None = None
         self._held_since: float | None = None
-        self._listed = False  # the own candidate has been seen in the list
+        self._removed: dict[str, str] = {}  # by instance: its candidate that this node has removed
+        self._blocked_since: dict[str, float] = {}  # by instance, where it has this node's address
         self._watched = ""
         self._probe_at = 0.0
 
@@ -127,8 +128,7 @@ class Standing:
                 return [*self.join(), *self._questions.ask(ListMembers())]
             case MembersListed():
                 answered(ListMembers)
-                self.members = event.members
-                return []
+                return self.members_listed(event.members)
             case Enrolled():
                 answered(Enrol)
                 return self.enrolled(event)
@@ -151,7 +151,7 @@ class Standing:
         if session_id != self.session_id:
             self.session_id = session_id
             self.joined = False
-            self._forget_candidate()
+            self.candidate = None
         return [*self.join(), *self.refresh(), *self._probe_self(now)]
 
     def session_suspended(self) -> None:
@@ -163,12 +163,8 @@ class Standing:
         self.connected = False
         self.session_id = None
         self.joined = False
-        self._forget_candidate()
-        self.candidates = ()
-
-    def _forget_candidate(self) -> None:
         self.candidate = None
-        self._listed = False
+        self.candidates = ()
 
     def refresh(self) -> list[Effect]:
         """Read who is there, again."""
@@ -196,11 +192,23 @@ class Standing:
             return self.refresh()
         return []
 
+    def members_listed(self, members: tuple[Member, ...]) -> list[Effect]:
+        """The list has been read; if this node's own znode is not in it, somebody has removed it."""
+        self.members = members
+        if self.joined and not any(member.instance == self.me.instance for member in members):
+            self.joined = False
+            return self.join()
+        return []
+
     def join_blocked(self, event: JoinBlocked, now: float) -> list[Effect]:
         """Somebody has this id: an earlier life of this node (then it is removed), or another node (S4)."""
         holder = event.holder
         if holder.instance == self.me.instance or holder.address == self.me.address:
             # This very process in an earlier session, or one whose address this process has now.
+            since = self._blocked_since.setdefault(holder.instance, now)
+            if now - since > self._hold_timeout_s:  # a dead one's znode would be gone for good by now
+                self._holder = holder
+                return [self._id_in_use("is up, although this node has the same address: say --advertise")]
             return self._questions.ask(RemoveMember(holder))
         if self._holder != holder:
             self._holder, self._held_since = holder, now
@@ -235,21 +243,22 @@ class Standing:
         mine = self.candidate
         if mine is None:
             return []
-        self._forget_candidate()
+        self.candidate = None
         self.candidates = tuple(other for other in self.candidates if other.name != mine.name)
         return self._questions.ask(RemoveCandidate(mine.name), mine.name)
 
     def candidates_listed(self, candidates: tuple[Candidate, ...]) -> list[Effect]:
         """The list has been read: remove what an earlier life left behind, watch the predecessor."""
         self.candidates = candidates
-        if self.rank is not None:
-            self._listed = True
-        elif self._listed:  # it was there, and a session never sees ZooKeeper go back in time: it was removed
-            self._forget_candidate()
+        if self.rank is None:
+            # This session's requests are answered in order, so the list was read after the candidate was made,
+            # and a session never sees ZooKeeper go back in time: it was removed.
+            self.candidate = None
         effects: list[Effect] = []
         for other in candidates:
-            left_behind = other.node_id == self.me.node_id and other.instance != self.me.instance
-            if left_behind and self.joined:  # this process has the id, so that one is gone (S3, S4)
+            mine = self.candidate is not None and other.name == self.candidate.name
+            left_behind = other.node_id == self.me.node_id and not mine
+            if left_behind and self.joined:  # this process has the id, so that one is of another life (S3, S4)
                 effects += self._questions.ask(RemoveCandidate(other.name), other.name)
         watched = self.predecessor or (candidates[0] if candidates and not self.candidate else None)
         name = watched.name if watched else ""
@@ -295,6 +304,17 @@ class Standing:
             return None  # elected, but its barrier has not been seen here
         return self.told
 
+    @property
+    def why_nobody_leads(self) -> str:
+        """Why a write has waited in vain."""
+        if not self.connected:
+            return "no connection to ZooKeeper"
+        return (
+            f"the leader at {self.leader[0].address} cannot be reached from here"
+            if self.leader
+            else "no node leads"
+        )
+
     # --- probes -------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
@@ -326,8 +346,7 @@ class Standing:
             self.reachable = True
         before = self.predecessor
         if before is not None and before.address == event.address and _is_gone(before.instance, event):
-            effects.append(Note(f"the process of {before.node_id} is gone: removing its candidate znode"))
-            effects += self._questions.ask(RemoveCandidate(before.name), before.name)
+            effects += self._remove_predecessor(before)
         holder = self._holder
         if holder is not None and holder.address == event.address:
             if _is_gone(holder.instance, event):
@@ -335,6 +354,17 @@ class Standing:
             elif event.reach is Reach.ANSWERS:
                 effects.append(self._id_in_use("is up"))
         return effects
+
+    def _remove_predecessor(self, before: Candidate) -> list[Effect]:
+        """Remove the znode of a process that is gone; but only once.
+
+        If it stands for election again, it is alive: two nodes that advertise one address, or that cannot reach
+        each other, would otherwise depose each other for ever. Then the session timeout decides.
+        """
+        if self._removed.setdefault(before.instance, before.name) != before.name:
+            return []
+        note = Note(f"the process of {before.node_id} is gone: removing its candidate znode")
+        return [note, *self._questions.ask(RemoveCandidate(before.name), before.name)]
 
 
 def _is_gone(instance: str, event: Probed) -> bool:

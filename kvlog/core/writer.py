@@ -180,6 +180,11 @@ class Writer:
         batch = self._take(batch_id)
         return self._refuse(batch, "the leader was replaced before the write was appended") if batch else []
 
+    def refused(self, batch_id: str, reason: str) -> list[Reply]:
+        """ZooKeeper has refused the append for another reason: it can never land (W3)."""
+        batch = self._take(batch_id)
+        return self._refuse(batch, reason, retry=False) if batch else []
+
     def lost(self) -> None:
         """No answer will come for the append in flight (W4)."""
         if self.in_flight is not None:
@@ -221,9 +226,9 @@ class Writer:
                 self.acking.append(Acking(write, revision, index))
         return replies
 
-    def _refuse(self, batch: Batch, reason: str) -> list[Reply]:
+    def _refuse(self, batch: Batch, reason: str, *, retry: bool = True) -> list[Reply]:
         self._pending.clear()
-        answer = Refused(reason, retry=True)
+        answer = Refused(reason, retry=retry)
         return [Reply(write.token, answer) for write in batch.writes if write.token not in batch.expired]
 
     # --- answers ------------------------------------------------------------------------------------------

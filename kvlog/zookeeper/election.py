@@ -39,7 +39,11 @@ class ZooKeeperElection:
         except NodeExistsError:
             held, stat = self._session.call(self._client.get_async(path))
             if stat.ephemeralOwner != self._session.session_id:
-                return ev.JoinBlocked(_member(me.node_id, held))
+                holder = _member(me.node_id, held)
+                if holder is None:
+                    self._session.say(f"{path} was not made by kvlog, and this node needs it: delete it")
+                    return ev.Failed(effect)
+                return ev.JoinBlocked(holder)
             if held != data:
                 self._session.call(self._client.set_async(path, data))
         return ev.Joined(stat.ephemeralOwner)
@@ -67,7 +71,8 @@ class ZooKeeperElection:
             self._client.get_children_async(self._layout.members, watch=self._members_changed)
         )
         found = self._read_all({name: self._layout.member(name) for name in names})
-        return ev.MembersListed(tuple(_member(name, data) for name, (data, _) in sorted(found.items())))
+        members = (_member(name, data) for name, (data, _) in sorted(found.items()))
+        return ev.MembersListed(tuple(member for member in members if member is not None))
 
     def _members_changed(self, _: Any) -> None:
         """On kazoo's watch thread: only enqueues."""
@@ -110,7 +115,10 @@ class ZooKeeperElection:
         candidates = []
         for name, (data, stat) in found.items():
             node_id, instance, sequence = parsed[name]
-            address = msgspec.json.decode(data, type=CandidateData).address
+            try:
+                address = msgspec.json.decode(data, type=CandidateData).address
+            except msgspec.MsgspecError:
+                continue  # not made by kvlog
             candidate = Candidate(name, sequence, node_id, instance, address, stat.czxid)
             candidates.append((candidate, stat.ephemeralOwner))
         return sorted(candidates, key=lambda pair: pair[0].sequence)
@@ -148,6 +156,10 @@ class ZooKeeperElection:
         return found
 
 
-def _member(node_id: str, data: bytes) -> Member:
-    held = msgspec.json.decode(data, type=MemberData)
+def _member(node_id: str, data: bytes) -> Member | None:
+    """The member in a znode; None if kvlog did not make it."""
+    try:
+        held = msgspec.json.decode(data, type=MemberData)
+    except msgspec.MsgspecError:
+        return None
     return Member(node_id, held.instance, held.address, held.mode)

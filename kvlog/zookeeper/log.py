@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kazoo.exceptions import NoNodeError
+from kazoo.exceptions import NoNodeError, RolledBackError, RuntimeInconsistency
 from kazoo.recipe.watchers import ChildrenWatch
 
 from kvlog.core import effects as do
@@ -12,6 +12,9 @@ from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
 from kvlog.zookeeper.layout import entry_index, last_entry, last_segment
 from kvlog.zookeeper.session import ZooKeeperSession
+
+_COLLATERAL = (RolledBackError, RuntimeInconsistency)
+"""What the operations of a failed multi say that did not fail themselves."""
 
 _SEQUENCE_MODULUS = 1 << 32
 
@@ -95,7 +98,8 @@ class ZooKeeperLog:
                 self._session.post(ev.SegmentChanged(last))
             return True
 
-        ChildrenWatch(self._client, self._layout.segment(segment), changed)
+        # Without allow_session_lost it leaves no listener behind; a new connection asks for a new watch anyway.
+        ChildrenWatch(self._client, self._layout.segment(segment), changed, allow_session_lost=False)
 
     # --- appending ----------------------------------------------------------------------------------------
 
@@ -127,6 +131,6 @@ class ZooKeeperLog:
             return ev.AppendFenced(effect.batch_id)
         failed = [result for result in pending.value if isinstance(result, Exception)]
         if failed:  # refused as a whole, for another reason: it cannot land either
-            self._session.say(f"ZooKeeper refused entry {effect.index}: {failed[-1]!r}")
-            return ev.AppendFenced(effect.batch_id)
+            reasons = [repr(result) for result in failed if type(result) not in _COLLATERAL]
+            return ev.AppendRefused(effect.batch_id, f"ZooKeeper refused entry {effect.index}: {reasons}")
         return ev.Appended(effect.batch_id, entry_index(entry))

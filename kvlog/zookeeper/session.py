@@ -167,7 +167,11 @@ class ZooKeeperSession:
                 )
             self._create()
             data, _ = self.call(self.client.get_async(layout.cluster))
-        cluster = msgspec.json.decode(data, type=ClusterData)
+        try:
+            cluster = msgspec.json.decode(data, type=ClusterData)
+        except msgspec.MsgspecError:
+            self._fail(WrongLog.exit_code, f"{layout.cluster} was not made by kvlog: choose another --root")
+            raise
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
             self._fail(
                 WrongLog.exit_code,

@@ -4,7 +4,7 @@ import pytest
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
-from kvlog.core.events import Appended, Enrolled
+from kvlog.core.events import Appended, AppendRefused, Enrolled
 from kvlog.core.leadership import Leadership
 from kvlog.core.machine import Position
 from kvlog.core.role import Input
@@ -27,7 +27,7 @@ def test_a_tail_that_was_asked_for_before_the_election_does_not_count(leadership
     leadership.tail_confirmed(-1, asked_at=9.9)
 
     assert leadership.needs_tail
-    assert leadership.take_over(Cursor(Position()), CANDIDATE, 0).effects == []
+    assert leadership.take_over(Cursor(Position()), CANDIDATE, 10.0, 0).effects == []
 
 
 def test_a_tail_of_an_earlier_election_does_not_count(leadership: Leadership):
@@ -42,7 +42,7 @@ def test_nothing_is_appended_before_the_confirmed_tail_is_applied(leadership: Le
     """L1: an entry behind what is not known here would not chain."""
     leadership.tail_confirmed(3, asked_at=10.0)
 
-    takeover = leadership.take_over(Cursor(Position(applied_index=2)), CANDIDATE, 0)
+    takeover = leadership.take_over(Cursor(Position(applied_index=2)), CANDIDATE, 10.0, 0)
 
     assert (takeover.change, takeover.effects) == (None, [])
 
@@ -51,7 +51,7 @@ def test_the_barrier_comes_first(leadership: Leadership):
     """L2: it is not a leader yet."""
     leadership.tail_confirmed(-1, asked_at=10.0)
 
-    takeover = leadership.take_over(Cursor(Position()), CANDIDATE, 0)
+    takeover = leadership.take_over(Cursor(Position()), CANDIDATE, 10.0, 0)
 
     assert takeover.change is None
     assert [(append.index, append.fence) for append in takeover.effects] == [(0, CANDIDATE.name)]
@@ -62,7 +62,7 @@ def test_an_own_barrier_that_is_applied_makes_a_leader(leadership: Leadership):
     leadership.tail_confirmed(0, asked_at=10.0)
     position = Position(applied_index=0, hash="h", epoch=CANDIDATE.epoch)
 
-    assert leadership.take_over(Cursor(position), CANDIDATE, 0).change is Input.SERVING
+    assert leadership.take_over(Cursor(position), CANDIDATE, 10.0, 0).change is Input.SERVING
 
 
 def test_a_later_epoch_in_the_log_ends_the_candidacy(leadership: Leadership):
@@ -70,14 +70,28 @@ def test_a_later_epoch_in_the_log_ends_the_candidacy(leadership: Leadership):
     leadership.tail_confirmed(0, asked_at=10.0)
     position = Position(applied_index=0, hash="h", epoch=CANDIDATE.epoch + 1)
 
-    assert leadership.take_over(Cursor(position), CANDIDATE, 0).change is Input.RESIGNED
+    assert leadership.take_over(Cursor(position), CANDIDATE, 10.0, 0).change is Input.RESIGNED
 
 
 def test_an_append_at_another_index_than_expected_is_damage(leadership: Leadership):
     """Something else than entries is in the segment: every node halts there."""
     leadership.tail_confirmed(-1, asked_at=10.0)
     cursor = Cursor(Position())
-    barrier = leadership.take_over(cursor, CANDIDATE, 0).effects[0]
+    barrier = leadership.take_over(cursor, CANDIDATE, 10.0, 0).effects[0]
 
     with pytest.raises(BadEntry, match="log entry 0: was appended at 1"):
         leadership.appended(Appended(barrier.batch_id, 1), cursor)
+
+
+def test_an_append_that_zookeeper_refuses_is_followed_by_a_pause(leadership: Leadership):
+    """An ACL, say: the node stays elected, says why, and does not hammer ZooKeeper."""
+    leadership.tail_confirmed(-1, asked_at=10.0)
+    cursor = Cursor(Position())
+    barrier = leadership.take_over(cursor, CANDIDATE, 10.0, 0).effects[0]
+
+    effects = leadership.refused(AppendRefused(barrier.batch_id, "NoAuth"), 10.0)
+    at_once = leadership.take_over(cursor, CANDIDATE, 10.5, 0).effects
+    later = leadership.take_over(cursor, CANDIDATE, 11.5, 0).effects
+
+    assert [effect.text for effect in effects] == ["NoAuth"]
+    assert (len(at_once), len(later)) == (0, 1)

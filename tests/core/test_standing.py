@@ -15,7 +15,7 @@ from kvlog.core.effects import (
     WatchCandidate,
 )
 from kvlog.core.entry import Leader
-from kvlog.core.events import Enrolled, JoinBlocked, Probed
+from kvlog.core.events import Enrolled, JoinBlocked, Joined, MembersListed, Probed
 from kvlog.core.standing import PROBE_INTERVAL_S, Questions, Standing
 from kvlog.core.values import Candidate, Member, Reach
 
@@ -150,13 +150,44 @@ def test_a_candidate_that_was_removed_notices():
     assert made.candidate is None
 
 
-def test_a_candidate_that_was_never_seen_is_not_taken_for_removed():
-    """A list from before the enrolment does not say that the znode is gone."""
+def test_a_candidate_that_is_removed_before_it_was_seen_is_made_again():
+    """The list was read after it was made, for a session's requests are answered in order."""
     made = standing()
     made.enrolled(Enrolled("n1_i1_0000000005", 105, 1))
     made.candidates_listed((candidate("n2", 4),))
 
-    assert made.candidate is not None
+    assert made.candidate is None
+    assert of(Enrol, made.enrol(eligible=True)) == [Enrol()]
+
+
+def test_another_candidate_of_the_own_process_is_removed():
+    """One whose reply got lost, say: it would stand before the other one, and nobody would lead."""
+    made = standing()
+    made.enrolled(Enrolled("n1_i1_0000000005", 105, 1))
+
+    effects = made.candidates_listed((candidate("n1", 3), candidate("n1", 5)))
+
+    assert of(RemoveCandidate, effects) == [RemoveCandidate("n1_i1_0000000003")]
+
+
+def test_a_member_that_somebody_has_removed_joins_again():
+    """A node that is up is a member, whoever else has hands in ZooKeeper."""
+    made = standing()
+    made.handle(Joined(1), 0.0)
+
+    assert of(Join, made.handle(MembersListed(()), 1.0)) == [Join("catchup")]
+
+
+def test_a_predecessor_that_stands_again_is_not_removed_again():
+    """S3: it is alive after all, and only out of reach from here; now its session decides."""
+    made = enrolled(candidate("n2", 3))
+    gone = Probed("n2:80", Reach.REFUSED, "")
+
+    first = of(RemoveCandidate, made.probed(gone))
+    made.candidates_listed((candidate("n2", 4), candidate("n1", 5)))
+    second = of(RemoveCandidate, made.probed(gone))
+
+    assert (first, second) == ([RemoveCandidate("n2_i2_0000000003")], [])
 
 
 # --- who leads ------------------------------------------------------------------------------------------------
