@@ -141,9 +141,9 @@ class Service:
                         return result
             elif isinstance(answer, Refused) and answer.retry and not forwarded:
                 result = answer
+            elif isinstance(answer, Committed | Refused | Unknown):
+                return answer
             else:
-                if isinstance(answer, Committed | Refused | Unknown):
-                    return answer
                 raise InvariantViolation(f"a write was answered {answer}")
             if self._clock.monotonic() + RETRY_S >= deadline:
                 return result

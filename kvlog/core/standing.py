@@ -203,24 +203,24 @@ class Standing:
     def join_blocked(self, event: JoinBlocked, now: float) -> list[Effect]:
         """Somebody has this id: an earlier life of this node (then it is removed), or another node (S4)."""
         holder = event.holder
-        if holder.instance == self.me.instance or holder.address == self.me.address:
-            # This very process in an earlier session, or one whose address this process has now.
+        if holder.instance == self.me.instance:  # this very process, in an earlier session
+            return self._questions.ask(RemoveMember(holder))
+        if holder.address == self.me.address:  # mostly a process that had this address before
             since = self._blocked_since.setdefault(holder.instance, now)
             if now - since > self._hold_timeout_s:  # a dead one's znode would be gone for good by now
-                self._holder = holder
-                return [self._id_in_use("is up, although this node has the same address: say --advertise")]
+                how = "is up, although this node has the same address: say --advertise"
+                return [self._id_in_use(holder, how)]
             return self._questions.ask(RemoveMember(holder))
         if self._holder != holder:
             self._holder, self._held_since = holder, now
         if self._held_since is not None and now - self._held_since > self._hold_timeout_s:
-            return [self._id_in_use("does not answer, but its ZooKeeper session lives")]
+            return [self._id_in_use(holder, "does not answer, but its ZooKeeper session lives")]
         return self._questions.ask(Probe(holder.address), holder.address)
 
-    def _id_in_use(self, how: str) -> Exit:
-        address = self._holder.address if self._holder else "?"
+    def _id_in_use(self, holder: Member, how: str) -> Exit:
         return Exit(
             InUse.exit_code,
-            f"the id {self.me.node_id} is in use by the node at {address}, which {how}; "
+            f"the id {self.me.node_id} is in use by the node at {holder.address}, which {how}; "
             "give this node another --id, or stop that one first",
         )
 
@@ -352,7 +352,7 @@ class Standing:
             if _is_gone(holder.instance, event):
                 effects += self._questions.ask(RemoveMember(holder))
             elif event.reach is Reach.ANSWERS:
-                effects.append(self._id_in_use("is up"))
+                effects.append(self._id_in_use(holder, "is up"))
         return effects
 
     def _remove_predecessor(self, before: Candidate) -> list[Effect]:

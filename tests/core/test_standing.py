@@ -15,7 +15,7 @@ from kvlog.core.effects import (
     WatchCandidate,
 )
 from kvlog.core.entry import Leader
-from kvlog.core.events import Enrolled, JoinBlocked, Joined, MembersListed, Probed
+from kvlog.core.events import Enrolled, JoinBlocked, Joined, MembersChanged, MembersListed, Probed
 from kvlog.core.standing import PROBE_INTERVAL_S, Questions, Standing
 from kvlog.core.values import Candidate, Member, Reach
 
@@ -168,6 +168,31 @@ def test_another_candidate_of_the_own_process_is_removed():
     effects = made.candidates_listed((candidate("n1", 3), candidate("n1", 5)))
 
     assert of(RemoveCandidate, effects) == [RemoveCandidate("n1_i1_0000000003")]
+
+
+def test_an_own_znode_of_an_earlier_session_never_ends_the_node():
+    """S4: it blocks joining each time a session is replaced, hours apart, and is removed each time."""
+    made = standing(joined=False)
+
+    for moment in (1.0, 1.0 + 100 * HOLD_S):
+        effects = made.handle(JoinBlocked(ME), moment)
+        assert (of(RemoveMember, effects), of(Exit, effects)) == ([RemoveMember(ME)], [])
+        made.handle(MembersChanged(), moment)
+        made.handle(Joined(1), moment)
+
+
+def test_a_live_node_at_the_same_address_ends_this_one_in_the_end():
+    """S4: its znode comes back for longer than a dead one's could; the sentence says what to do."""
+    made = standing(joined=False)
+    other = Member("n1", "i2", "n1:80", "catchup")
+
+    first = made.handle(JoinBlocked(other), 1.0)
+    made.handle(MembersChanged(), 1.1)
+    last = of(Exit, made.handle(JoinBlocked(other), 1.0 + HOLD_S + 0.1))
+
+    assert of(RemoveMember, first) == [RemoveMember(other)]
+    assert [exit_.code for exit_ in last] == [3]
+    assert "say --advertise" in last[0].reason
 
 
 def test_a_member_that_somebody_has_removed_joins_again():
