@@ -48,6 +48,7 @@ class Leadership:
         self._elected_at = 0.0
         self._tail: int | None = None
         self._pause_until = 0.0
+        self._settling = False  # after a refusal: what is pending is known again once all is applied (W5)
 
     def elected(self, now: float, members: tuple[Member, ...]) -> None:
         """This node's candidate is the lowest, or its leadership has to be proven anew."""
@@ -84,8 +85,9 @@ class Leadership:
 
     def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Append]:
         """The next entry, if writes are waiting and none is under way."""
-        if now < self._pause_until:
+        if now < self._pause_until or (self._settling and not cursor.idle):
             return []
+        self._settling = False
         append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
         return [append] if append is not None else []
 
@@ -126,6 +128,7 @@ class Leadership:
     def refused(self, event: AppendRefused, now: float) -> list[Effect]:
         """ZooKeeper does not take the entry, and not because of the fence (an ACL, say): go on after a pause."""
         self._pause_until = now + REFUSED_PAUSE_S
+        self._settling = True
         return [Note(event.reason), *self.writer.refused(event.batch_id, event.reason)]
 
     def expire(self, now: float, cursor: Cursor) -> list[Reply]:

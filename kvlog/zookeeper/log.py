@@ -118,19 +118,20 @@ class ZooKeeperLog:
             transaction.create(self._layout.segment(segment + 1))
         self._session.start_call(
             transaction.commit_async(),
-            lambda result: self._session.post(self._outcome(effect, result)),
+            lambda result: self._session.post(_outcome(effect, result)),
             lambda: self._session.post(unknown),
         )
 
-    def _outcome(self, effect: do.Append, pending: Any) -> ev.Event:
-        """What became of an append. A failed multi is not raised: its results hold exceptions."""
-        if not pending.successful():
-            return ev.AppendUnknown(effect.batch_id)
-        fence, entry, *_ = pending.value
-        if isinstance(fence, NoNodeError):
-            return ev.AppendFenced(effect.batch_id)
-        failed = [result for result in pending.value if isinstance(result, Exception)]
-        if failed:  # refused as a whole, for another reason: it cannot land either
-            reasons = [repr(result) for result in failed if type(result) not in _COLLATERAL]
-            return ev.AppendRefused(effect.batch_id, f"ZooKeeper refused entry {effect.index}: {reasons}")
-        return ev.Appended(effect.batch_id, entry_index(entry))
+
+def _outcome(effect: do.Append, pending: Any) -> ev.Event:
+    """What became of an append. A failed multi is not raised: its results hold exceptions."""
+    if not pending.successful():
+        return ev.AppendUnknown(effect.batch_id)
+    fence, entry, *_ = pending.value
+    if isinstance(fence, NoNodeError):
+        return ev.AppendFenced(effect.batch_id)
+    failed = [result for result in pending.value if isinstance(result, Exception)]
+    if failed:  # refused as a whole, for another reason: it cannot land either
+        reasons = [repr(result) for result in failed if type(result) not in _COLLATERAL]
+        return ev.AppendRefused(effect.batch_id, f"ZooKeeper refused entry {effect.index}: {reasons}")
+    return ev.Appended(effect.batch_id, entry_index(entry))

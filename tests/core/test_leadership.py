@@ -4,12 +4,14 @@ import pytest
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
-from kvlog.core.events import Appended, AppendRefused, Enrolled
+from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
 from kvlog.core.leadership import Leadership
-from kvlog.core.machine import Position
+from kvlog.core.machine import Position, Update
 from kvlog.core.role import Input
+from kvlog.core.values import Ack
 from kvlog.errors import BadEntry
 from kvlog.memory import MemoryStore
+from tests.chain import Chain
 
 CANDIDATE = Enrolled("n1_i1_0000000000", epoch=5, session_id=1)
 
@@ -95,3 +97,19 @@ def test_an_append_that_zookeeper_refuses_is_followed_by_a_pause(leadership: Lea
 
     assert [effect.text for effect in effects] == ["NoAuth"]
     assert (len(at_once), len(later)) == (0, 1)
+
+
+def test_after_a_refusal_nothing_is_evaluated_before_all_is_applied(leadership: Leadership):
+    """W5: the refused entry may have hidden what an earlier one, still on its way to the store, wrote."""
+    chain, cursor = Chain(), Cursor(Position())
+    chain.put("k", "1")
+    cursor.offer(0, chain.entries[0].data)
+    leadership.writer.submit(WriteSubmitted(1, Update("k", "2"), Ack.LOG, 99.0))
+    leadership.refused(AppendRefused("gone", "NoAuth"), 10.0)
+
+    before = leadership.append(cursor, CANDIDATE, 12.0, 0)
+    cursor.next_apply()
+    cursor.applied(Position(applied_index=0, hash=chain.entries[0].hash, revision=1))
+    after = leadership.append(cursor, CANDIDATE, 12.0, 0)
+
+    assert (len(before), len(after)) == (0, 1)
