@@ -7,6 +7,7 @@ carries both at once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,10 +15,10 @@ import msgspec
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import LogEntry, segment_of
-from kvlog.core.machine import Identity, Position, Record, apply_entry, fill_entry, open_gap
-from kvlog.core.values import Candidate, Member
-from kvlog.errors import invariant
+from kvlog.core.entry import LogEntry, first_of, segment_of
+from kvlog.core.machine import Identity, Position, Record, Remembered, apply_entry, fill_entry, open_gap
+from kvlog.core.values import Candidate, Member, Replica
+from kvlog.errors import StoreFailure, invariant
 from kvlog.ports import Clock, Post
 
 Carry = Callable[[Callable[[], ev.Event], ev.Event], None]
@@ -54,7 +55,11 @@ class MemoryEnsemble:
     """The state of the ensemble; sessions of several nodes share it."""
 
     identity: Identity = field(default_factory=lambda: Identity("memory", 1))
-    entries: list[bytes] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)  # all there ever were, for those who check
+    first_index: int = 0  # where the log begins, as it says
+    kept_from: int = 0  # what is below has been deleted
+    skips: dict[int, bytes] = field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
     sessions: set[int] = field(default_factory=set)
     candidates: dict[str, _Znode] = field(default_factory=dict)
     members: dict[str, _Znode] = field(default_factory=dict)
@@ -68,6 +73,17 @@ class MemoryEnsemble:
     def tail_index(self) -> int:
         """Index of the last entry, -1 if there is none."""
         return len(self.entries) - 1
+
+    @property
+    def first_bytes(self) -> int:
+        """Size of all entries before the log's first one."""
+        return sum(len(data) for data in self.entries[: self.first_index])
+
+    def entry(self, index: int) -> bytes | None:
+        """What is at ``index``: a skip, an entry, or nothing any more."""
+        if index in self.skips:
+            return self.skips[index]
+        return self.entries[index] if self.kept_from <= index < len(self.entries) else None
 
     def open_session(self) -> int:
         """A new session's id."""
@@ -160,7 +176,15 @@ class MemorySession:
 
         def request() -> ev.Event:
             self._look(confirm=effect.confirm)
-            return ev.TailRead(self._seen_entries - 1, asked_at, effect.confirm)
+            ensemble = self._ensemble
+            return ev.TailRead(
+                self._seen_entries - 1,
+                asked_at,
+                effect.confirm,
+                ensemble.first_index,
+                ensemble.first_bytes,
+                tuple(sorted(ensemble.skips)),
+            )
 
         self._carry(request, ev.Failed(effect))
 
@@ -170,7 +194,13 @@ class MemorySession:
 
         def request() -> ev.Event:
             self._look()
-            return ev.EntriesRead(first, tuple(self._ensemble.entries[first : min(last, self._seen_entries)]))
+            found: list[bytes] = []
+            for index in range(first, min(last, self._seen_entries)):
+                data = self._ensemble.entry(index)
+                if data is None:
+                    break
+                found.append(data)
+            return ev.EntriesRead(first, tuple(found))
 
         self._carry(request, ev.Failed(effect))
 
@@ -198,7 +228,57 @@ class MemorySession:
 
         self._carry(request, ev.AppendUnknown(effect.batch_id))
 
+    def trim(self, effect: do.Trim) -> None:
+        """See ports.Log."""
+
+        def request() -> ev.Event:
+            ensemble = self._ensemble
+            if effect.fence not in ensemble.candidates:
+                return ev.Failed(effect)
+            ensemble.first_index = max(ensemble.first_index, effect.first_index)
+            ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
+            done = ensemble.kept_from == ensemble.first_index
+            return ev.Trimmed(ensemble.first_index, ensemble.first_bytes, done)
+
+        self._carry(request, ev.Failed(effect))
+
+    def write_skip(self, effect: do.WriteSkip) -> None:
+        """See ports.Log."""
+
+        def request() -> ev.Event:
+            self._ensemble.skips.setdefault(effect.index, effect.data)
+            return ev.SkipWritten(effect.index)
+
+        self._carry(request, ev.Failed(effect))
+
     # --- Election -----------------------------------------------------------------------------------------
+
+    def publish_mark(self, effect: do.PublishMark) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            self._ensemble.replicas[effect.mark.node_id] = effect.mark
+            return ev.MarkPublished(effect.mark)
+
+        self._carry(request, ev.Failed(effect))
+
+    def list_replicas(self, effect: do.ListReplicas) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            replicas = self._ensemble.replicas
+            return ev.ReplicasListed(tuple(replicas[node_id] for node_id in sorted(replicas)))
+
+        self._carry(request, ev.Failed(effect))
+
+    def remove_replica(self, effect: do.RemoveReplica) -> None:
+        """See ports.Election."""
+
+        def request() -> ev.Event:
+            self._ensemble.replicas.pop(effect.node_id, None)
+            return ev.ReplicaRemoved(effect.node_id)
+
+        self._carry(request, ev.Failed(effect))
 
     def join(self, effect: do.Join) -> None:
         """See ports.Election."""
@@ -290,37 +370,66 @@ class MemorySession:
         self._carry(request, ev.Failed(effect))
 
 
-class MemoryStore:
-    """The port Store in a dictionary. What it holds survives as long as the object does."""
+@dataclass(frozen=True, slots=True)
+class MemoryState:
+    """All that a MemoryStore holds. Never changed, only replaced as a whole."""
 
-    def __init__(self) -> None:
-        # One tuple, replaced as a whole: readers on other threads see a state before a change, or after it.
-        self._state: tuple[dict[str, Record], dict[str, int], Position] = ({}, {}, Position())
+    records: dict[str, Record] = field(default_factory=dict)
+    tombstones: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, Remembered] = field(default_factory=dict)
+    position: Position = field(default_factory=Position)
+
+
+class MemoryStore:
+    """The port Store in dictionaries. What it holds survives as long as the object does.
+
+    ``snapshots`` are the copies that can be installed, by the name of their source.
+    """
+
+    def __init__(self, snapshots: dict[str, MemoryState] | None = None) -> None:
+        # Replaced as a whole: readers on other threads see the state before a change, or after it.
+        self.state = MemoryState()
+        self.durable = self.state  # what a power cut would leave, at least
+        self._snapshots = snapshots if snapshots is not None else {}
 
     def position(self) -> Position:
         """See ports.Store."""
-        return self._state[2]
+        return self.state.position
 
     def get(self, key: str) -> Record | None:
         """See ports.Store."""
-        return self._state[0].get(key)
+        return self.state.records.get(key)
+
+    def request(self, request_id: str) -> Remembered | None:
+        """See ports.Store."""
+        return self.state.requests.get(request_id)
 
     def read(self, key: str) -> tuple[Record | None, Position]:
         """See ports.Store."""
-        records, _, position = self._state
-        return records.get(key), position
+        state = self.state
+        return state.records.get(key), state.position
+
+    def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
+        """See ports.Store."""
+        state = self.state
+        return state.requests.get(request_id), state.position
 
     def items(self) -> list[tuple[str, Record]]:
         """All records, in order of their keys."""
-        return sorted(self._state[0].items())
+        return sorted(self.state.records.items())
+
+    def requests(self) -> list[tuple[str, Remembered]]:
+        """All remembered requests, in order of their revisions."""
+        return sorted(self.state.requests.items(), key=lambda pair: pair[1].revision)
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """See ports.Store."""
-        records, tombstones, position = self._state
-        transaction = MemoryTransaction(dict(records), dict(tombstones))
+        before = self.state
+        transaction = MemoryTransaction(dict(before.records), dict(before.tombstones), dict(before.requests))
+        position = before.position
         for item in entries:
             position = (fill_entry if fill else apply_entry)(transaction, position, item)
-        self._state = (transaction.records, transaction.tombstones, position)
+        self.state = MemoryState(transaction.records, transaction.tombstones, transaction.requests, position)
         return position
 
     def skip_to(self, index: int) -> Position:
@@ -333,9 +442,24 @@ class MemoryStore:
         invariant(position.identity in (None, identity), "a store changes its identity")
         return self._move(msgspec.structs.replace(position, identity=identity))
 
+    def sync(self) -> Position:
+        """See ports.Store."""
+        self.durable = self.state
+        return self.state.position
+
+    def lose_power(self) -> None:
+        """Fall back to what is certain to survive a power cut."""
+        self.state = self.durable
+
+    def install(self, source: str) -> Position:
+        """See ports.Store."""
+        if source not in self._snapshots:
+            raise StoreFailure(f"there is no snapshot {source}")
+        self.state = self.durable = self._snapshots[source]
+        return self.state.position
+
     def _move(self, position: Position) -> Position:
-        records, tombstones, _ = self._state
-        self._state = (records, tombstones, position)
+        self.state = dataclasses.replace(self.state, position=position)
         return position
 
     def close(self) -> None:
@@ -348,10 +472,15 @@ class MemoryTransaction:
 
     records: dict[str, Record]
     tombstones: dict[str, int]
+    requests: dict[str, Remembered] = field(default_factory=dict)
 
     def get(self, key: str) -> Record | None:
         """See machine.Transaction."""
         return self.records.get(key)
+
+    def request(self, request_id: str) -> Remembered | None:
+        """See machine.Transaction."""
+        return self.requests.get(request_id)
 
     def put(self, key: str, record: Record) -> None:
         """See machine.Transaction."""
@@ -372,3 +501,14 @@ class MemoryTransaction:
     def clear_tombstones(self) -> None:
         """See machine.Transaction."""
         self.tombstones.clear()
+
+    def remember(self, request_id: str, outcome: Remembered) -> None:
+        """See machine.Transaction."""
+        self.requests[request_id] = outcome
+
+    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
+        """See machine.Transaction."""
+        old = [pair for pair in self.requests.items() if pair[1].revision <= revision]
+        for request_id, _ in old:
+            del self.requests[request_id]
+        return old

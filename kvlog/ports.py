@@ -12,7 +12,7 @@ from typing import Protocol
 from kvlog.core import effects as do
 from kvlog.core.entry import LogEntry
 from kvlog.core.events import Event
-from kvlog.core.machine import Identity, Position, Record, View
+from kvlog.core.machine import Identity, Position, Record, Remembered, View
 
 Post = Callable[[Event], None]
 """How an adapter tells the runtime what has happened; callable from any thread, never blocks."""
@@ -32,6 +32,12 @@ class Log(Protocol):
 
     def append(self, effect: do.Append) -> None:
         """Post Appended, AppendFenced, AppendRefused or AppendUnknown."""
+
+    def trim(self, effect: do.Trim) -> None:
+        """Post Trimmed or Failed."""
+
+    def write_skip(self, effect: do.WriteSkip) -> None:
+        """Post SkipWritten or Failed."""
 
 
 class Election(Protocol):
@@ -58,6 +64,15 @@ class Election(Protocol):
     def remove_candidate(self, effect: do.RemoveCandidate) -> None:
         """Post CandidatesChanged or Failed."""
 
+    def publish_mark(self, effect: do.PublishMark) -> None:
+        """Post MarkPublished or Failed."""
+
+    def list_replicas(self, effect: do.ListReplicas) -> None:
+        """Post ReplicasListed or Failed."""
+
+    def remove_replica(self, effect: do.RemoveReplica) -> None:
+        """Post ReplicaRemoved or Failed."""
+
 
 class Peers(Protocol):
     """The other nodes."""
@@ -68,9 +83,12 @@ class Peers(Protocol):
     def probe(self, effect: do.Probe) -> None:
         """Post Probed."""
 
+    def fetch_snapshot(self, effect: do.FetchSnapshot) -> None:
+        """Post SnapshotFetched or SnapshotFailed, and SnapshotProgress now and then."""
+
 
 class Store(View, Protocol):
-    """The replica's data on disk. ``get`` and ``read`` may be called from any thread, the rest from one.
+    """The replica's data on disk. What reads may be called from any thread, what writes from one.
 
     Every method raises StoreFailure when the disk fails; the process ends then.
     """
@@ -80,6 +98,9 @@ class Store(View, Protocol):
 
     def read(self, key: str) -> tuple[Record | None, Position]:
         """The record of a key, and the position of the very state that it was read from."""
+
+    def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
+        """What became of a request, and the position of the very state that says so."""
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """Apply entries in one transaction; returns the position after them.
@@ -93,6 +114,12 @@ class Store(View, Protocol):
 
     def adopt(self, identity: Identity) -> Position:
         """Note which log the store belongs to."""
+
+    def sync(self) -> Position:
+        """Make everything survive a power cut; returns the position that would."""
+
+    def install(self, source: str) -> Position:
+        """Put a fetched snapshot in this store's place, whole or not at all; returns its position."""
 
     def close(self) -> None:
         """Give the files back."""

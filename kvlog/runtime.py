@@ -39,9 +39,17 @@ ANSWER_MARGIN_S = 1.0
 STATUS_WAIT_S = 2.0
 
 
-def carry_out(store: Store, effect: do.Apply | do.SkipTo | do.Adopt) -> ev.Applied:
+StoreWork = do.Apply | do.SkipTo | do.Adopt | do.Install | do.Sync
+"""What the store's thread does."""
+
+
+def carry_out(store: Store, effect: StoreWork) -> ev.Applied | ev.Synced:
     """Let the store do its work; blocks for as long as the disk does."""
     match effect:
+        case do.Sync():
+            return ev.Synced(store.sync())
+        case do.Install():
+            return ev.Applied(store.install(effect.source))
         case do.Apply():
             return ev.Applied(store.apply(effect.entries, fill=effect.fill))
         case do.SkipTo():
@@ -59,7 +67,7 @@ class Executor:
         log: Log,
         election: Election,
         peers: Peers,
-        store: Callable[[do.Apply | do.SkipTo | do.Adopt], None],
+        store: Callable[[StoreWork], None],
         reply: Callable[[do.Reply], None],
         note: Callable[[do.Note], None],
         stop: Callable[[do.Exit], None],
@@ -69,6 +77,11 @@ class Executor:
             do.ReadEntries: log.read_entries,
             do.WatchSegment: log.watch_segment,
             do.Append: log.append,
+            do.Trim: log.trim,
+            do.WriteSkip: log.write_skip,
+            do.PublishMark: election.publish_mark,
+            do.ListReplicas: election.list_replicas,
+            do.RemoveReplica: election.remove_replica,
             do.Join: election.join,
             do.RemoveMember: election.remove_member,
             do.ListMembers: election.list_members,
@@ -78,9 +91,12 @@ class Executor:
             do.RemoveCandidate: election.remove_candidate,
             do.Push: peers.push,
             do.Probe: peers.probe,
+            do.FetchSnapshot: peers.fetch_snapshot,
             do.Apply: store,
             do.SkipTo: store,
             do.Adopt: store,
+            do.Install: store,
+            do.Sync: store,
             do.Reply: reply,
             do.Note: note,
             do.Exit: stop,
@@ -131,7 +147,7 @@ class Runtime:
         self._fail = fail
         self._announce: Callable[[Status], None] | None = announce
         self._events: queue.Queue[ev.Event | _Inspect | None] = queue.Queue(QUEUE_MAX)
-        self._store_work: queue.Queue[do.Apply | do.SkipTo | do.Adopt | None] = queue.Queue(QUEUE_MAX)
+        self._store_work: queue.Queue[StoreWork | None] = queue.Queue(QUEUE_MAX)
         self._tokens = itertools.count(1)
         self._waiting: dict[int, Future[Answer]] = {}
         self._executor: Executor | None = None

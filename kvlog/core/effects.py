@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kvlog.core.entry import LogEntry
 from kvlog.core.machine import Identity
-from kvlog.core.values import Answer, Member, PushBody
+from kvlog.core.values import Answer, Member, PushBody, Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,15 @@ class WatchSegment:
 class Append:
     """Append an entry, at ``index`` and only while candidate ``fence`` exists.
 
-    Answered by Appended, AppendFenced, AppendRefused or AppendUnknown.
+    ``log_bytes``: the size of all entries ever appended, this one included; kept with the segment that may
+    begin behind it. Answered by Appended, AppendFenced, AppendRefused or AppendUnknown.
     """
 
     fence: str
     batch_id: str
     index: int
     data: bytes
+    log_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,68 @@ class Adopt:
     """Note that the (new) store belongs to this log. Answered by Applied."""
 
     identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Make what the store holds survive a power cut. Answered by Synced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Put the snapshot that was fetched to ``source`` in the store's place. Answered by Applied."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSnapshot:
+    """Copy the store of ``member``, which must stand at ``min_index`` or later.
+
+    Answered by SnapshotFetched or SnapshotFailed, with any number of SnapshotProgress before.
+    """
+
+    member: Member
+    min_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishMark:
+    """Tell the others, for good, what this node's store holds durably. Answered by MarkPublished or Failed."""
+
+    mark: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ListReplicas:
+    """Answered by ReplicasListed or Failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveReplica:
+    """Stop counting on a node. Answered by ReplicaRemoved or Failed."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Drop the first segment that is left of those below ``first_index``, while candidate ``fence`` exists.
+
+    That the log begins at ``first_index`` is noted, in one transaction with the check of the fence, before
+    anything is deleted. Answered by Trimmed or Failed.
+    """
+
+    fence: str
+    first_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSkip:
+    """Put a skip in the place of the entry at ``index``. Answered by SkipWritten or Failed."""
+
+    index: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +221,6 @@ class Exit:
 
 Effect = (
     Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
-    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Push | Probe
-    | Reply | Note | Exit
+    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | Install | FetchSnapshot
+    | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit
 )  # fmt: skip

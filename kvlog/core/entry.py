@@ -41,6 +41,9 @@ VALUE_BYTES_MAX = 256 * 1024
 HEADER_BYTES_MAX = 1_024
 """Room kept in an entry for everything but its requests."""
 
+REQUEST_ID_BYTES_MAX = 128
+"""Upper bound of a request's id."""
+
 NO_HASH = "0" * 32
 """What the first entry of a log is chained to."""
 
@@ -63,10 +66,20 @@ class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
 Effect = Put | Delete
 
 
-class Request(msgspec.Struct, frozen=True):
-    """One client's request as the log holds it: its effects, all at one revision, all or none."""
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One client's request as the log holds it: its effects, all at one revision, all or none.
 
-    effects: tuple[Effect, ...]
+    Attributes:
+        id: name of the request, unique as long as it is remembered; empty for one that nobody will ask about.
+        fingerprint: what tells another request with the same id from a repetition of this one.
+        cancels: no request with this id was committed before, and none will be.
+        effects: what it does.
+    """
+
+    id: str = ""
+    fingerprint: str = ""
+    cancels: bool = False
+    effects: tuple[Effect, ...] = ()
 
 
 class Leader(msgspec.Struct, frozen=True):
@@ -76,11 +89,23 @@ class Leader(msgspec.Struct, frozen=True):
     address: str
 
 
+class Skip(msgspec.Struct, frozen=True):
+    """What an operator has put in the place of an entry that nobody can apply.
+
+    ``hash`` is what the next entry is chained to, as the next entry says; empty if there was none yet: then it
+    is chained to this one's own.
+    """
+
+    reason: str
+    hash: str
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One entry: the requests of one group commit, or a barrier.
+    """One entry: the requests of one group commit, a barrier, or a skip.
 
     A barrier (``leader`` set, no requests) is the first entry of each epoch: its success is the proof that
-    every entry of earlier epochs is known, and it tells all replicas who leads.
+    every entry of earlier epochs is known, and it tells all replicas who leads. A skip (``skip`` set, no
+    requests) stands for an entry that is damaged or missing; its ``first_revision`` may leave some out.
 
     Attributes:
         format: version of the entry format.
@@ -91,6 +116,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         time_ms: the leader's wall clock, milliseconds since 1970; for people only.
         requests: in the order in which they take effect.
         leader: set in barriers only.
+        skip: set in skips only.
     """
 
     format: int
@@ -101,6 +127,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     time_ms: int
     requests: tuple[Request, ...] = ()
     leader: Leader | None = None
+    skip: Skip | None = None
 
     @property
     def last_revision(self) -> int:
@@ -109,7 +136,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LogEntry(msgspec.Struct, frozen=True):
-    """An entry at its place: decoded, with its own hash and the bytes that were read."""
+    """An entry at its place: decoded, with the hash that the next one is chained to, and the bytes read."""
 
     index: int
     entry: Entry
@@ -128,6 +155,7 @@ class _EncodedEntry(msgspec.Struct, omit_defaults=True):
     time_ms: int
     requests: tuple[msgspec.Raw, ...] = ()
     leader: Leader | None = None
+    skip: Skip | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -162,7 +190,8 @@ def check_size(key: str, value: str) -> None:
     if (size := len(value.encode())) > VALUE_BYTES_MAX:
         raise InvalidInput(f"the value has {size} bytes in UTF-8, the limit is {VALUE_BYTES_MAX}", status=413)
     widest = Put(key=key, value=value, create=2**62, version=2**62)
-    if (size := len(encode_request(Request(effects=(widest,))))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
+    request = Request(id="x" * REQUEST_ID_BYTES_MAX, fingerprint=NO_HASH, effects=(widest,))
+    if (size := len(encode_request(request))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
         raise InvalidInput(
             f"the update takes {size} bytes once encoded as JSON, "
             f"the limit is {ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six "
@@ -187,6 +216,7 @@ def encode_entry(header: Entry, requests: tuple[bytes, ...] = ()) -> bytes:
             time_ms=header.time_ms,
             requests=tuple(msgspec.Raw(request) for request in requests),
             leader=header.leader,
+            skip=header.skip,
         )
     )
     data = body + b"\n" + _hash(body).encode()
@@ -210,7 +240,8 @@ def decode_entry(index: int, data: bytes) -> LogEntry:
         raise BadEntry(index, _undecodable(body, error)) from error
     if entry.format != FORMAT:
         raise BadEntry(index, _unknown_format(entry.format))
-    return LogEntry(index=index, entry=entry, hash=digest, data=data)
+    chained = entry.skip.hash if entry.skip is not None and entry.skip.hash else digest
+    return LogEntry(index=index, entry=entry, hash=chained, data=data)
 
 
 def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
@@ -233,3 +264,8 @@ def _hash(body: bytes) -> str:
 def segment_of(index: int) -> int:
     """Number of the segment that holds the entry at ``index``."""
     return index // SEGMENT_ENTRIES
+
+
+def first_of(segment: int) -> int:
+    """Index of the first entry in a segment."""
+    return segment * SEGMENT_ENTRIES

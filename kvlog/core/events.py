@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvlog.core.effects import Effect
-from kvlog.core.machine import Identity, Position, Update
-from kvlog.core.values import Ack, Candidate, Member, PushAnswer, PushBody, Reach
+from kvlog.core.machine import Command, Identity, Position
+from kvlog.core.values import Ack, Candidate, Member, PushAnswer, PushBody, Reach, Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,16 @@ class TailRead:
     """The log's last index was ``tail_index``, or more, at a moment after ``asked_at`` (monotonic seconds).
 
     ``confirmed``: a quorum operation came before the reading, so no earlier acknowledged entry is missing.
+    ``first_index``: where the log begins; what was before it has been trimmed, ``first_bytes`` in all.
+    ``skips``: the entries that were skipped, ascending.
     """
 
     tail_index: int
     asked_at: float
     confirmed: bool
+    first_index: int = 0
+    first_bytes: int = 0
+    skips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,78 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Synced:
+    """The store would survive a power cut at ``position``."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress:
+    """``received`` of about ``total`` bytes are here."""
+
+    received: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFetched:
+    """A whole, verified copy of another node's store, which stood at ``position``, is at ``source``."""
+
+    source: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFailed:
+    """Nothing usable came from ``node_id``.
+
+    ``applied_index``: where that node stands, if it said so: it has no snapshot that would do.
+    """
+
+    node_id: str
+    reason: str
+    applied_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkPublished:
+    """The others can see ``mark``."""
+
+    mark: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasListed:
+    """The nodes that the cluster counts on, in order of their ids."""
+
+    replicas: tuple[Replica, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRemoved:
+    """The cluster does not count on ``node_id`` any more."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """The log begins at ``first_index``, with ``first_bytes`` before it; ``done`` if nothing of that is left."""
+
+    first_index: int
+    first_bytes: int
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SkipWritten:
+    """There is a skip in the place of the entry at ``index``."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """What was found at ``address``; ``instance`` names the process that answered."""
 
@@ -190,14 +267,16 @@ class WriteSubmitted:
 
     ``forwarded``: another node sent it here; if this one does not lead, it says so at once.
     ``not_epoch``: the leader of this epoch has been tried already and did not take it.
+    ``request_id``: under which the outcome is remembered; empty if it is not.
     """
 
     token: int
-    command: Update
+    command: Command
     ack: Ack
     deadline: float
     forwarded: bool = False
     not_epoch: int = 0
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +284,23 @@ class CatchupRequested:
     """An operator wants a stale store to be filled up."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalRequested:
+    """An operator says that a replica is gone for good."""
+
+    token: int
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkipRequested:
+    """An operator wants the entry at ``index``, at which this node has halted, to be skipped."""
+
+    token: int
+    index: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +313,8 @@ class HandoverRequested:
 Event = (
     Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
     | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
-    | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Probed
-    | PushArrived | PushAnswered | PushFailed | WriteSubmitted | CatchupRequested | HandoverRequested
+    | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
+    | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
+    | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted
+    | CatchupRequested | RemovalRequested | SkipRequested | HandoverRequested
 )  # fmt: skip

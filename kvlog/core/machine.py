@@ -9,11 +9,13 @@ M1  ``Position.applied_index`` and the data change together: the data is the rep
     but for the entries in ``gaps``.
 M2  ``applied_index``, ``revision`` and ``epoch`` never decrease.
 M3  A record's ``revision`` is that of the last put of its key among the applied entries.
-M4  ``digest`` is a function of the records alone: replicas with the same records have the same digest,
-    in whichever order they applied the entries.
+M4  ``digest`` is a function of the records and the remembered requests alone: replicas with the same ones have
+    the same digest, in whichever order they applied the entries.
 M5  While there are gaps, every deletion leaves a tombstone, so that a missed older put cannot come back;
     without gaps there are none.
 M6  Filling a gap touches a key only where the key's revision is lower than the missed entry's.
+M7  Remembered are the requests with an id at the last ``Identity.window`` revisions, those in ``gaps`` apart.
+M8  ``log_bytes`` is the size of all entries up to ``applied_index``, those in ``gaps`` apart.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ from kvlog.core.entry import NO_HASH, Delete, Effect, Entry, Leader, LogEntry, P
 from kvlog.errors import invariant
 
 DIGEST_MODULUS = 1 << 128
+
+REQUEST_WINDOW = 100_000
+"""For how many revisions the requests with an id are remembered, if whoever made the log did not say. A count and
+not a time: replicas, however late, remember the same."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -52,11 +58,24 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     last_hash: str = ""
 
 
+class Remembered(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a request with an id: committed at ``revision``, or cancelled there for good."""
+
+    revision: int
+    index: int
+    fingerprint: str
+    cancelled: bool
+
+
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Which log a store belongs to: the cluster's random id, and the czxid of the log's znode."""
+    """Which log a store belongs to: the cluster's random id, and the czxid of the log's znode.
+
+    ``window`` goes with it because it is fixed for the cluster: for how many revisions requests are remembered.
+    """
 
     cluster_id: str
     log_czxid: int
+    window: int = REQUEST_WINDOW
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
@@ -71,6 +90,8 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
         digest: sum of the hashes of all records, modulo 2**128, as 32 hex digits (M4).
         gaps: missed entries, ascending; empty unless the store is stale.
         identity: the log that this store belongs to; None until it has first seen one.
+        log_bytes: size of all entries ever applied, as they are in ZooKeeper (M8).
+        skipped: indices of the entries that an operator had skipped, ascending.
     """
 
     applied_index: int = -1
@@ -81,6 +102,13 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     digest: str = NO_HASH
     gaps: tuple[Gap, ...] = ()
     identity: Identity | None = None
+    log_bytes: int = 0
+    skipped: tuple[int, ...] = ()
+
+    @property
+    def window(self) -> int:
+        """For how many revisions requests are remembered."""
+        return self.identity.window if self.identity is not None else REQUEST_WINDOW
 
     @property
     def missed_entries(self) -> int:
@@ -93,6 +121,9 @@ class View(Protocol):
 
     def get(self, key: str) -> Record | None:
         """The record of a key, or None."""
+
+    def request(self, request_id: str) -> Remembered | None:
+        """What became of a request, if it is remembered."""
 
 
 class Transaction(View, Protocol):
@@ -113,6 +144,12 @@ class Transaction(View, Protocol):
     def clear_tombstones(self) -> None:
         """Remove all tombstones."""
 
+    def remember(self, request_id: str, outcome: Remembered) -> None:
+        """Note what became of a request that is not remembered yet."""
+
+    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
+        """Forget the requests at revisions up to this one; returns them."""
+
 
 class Update(msgspec.Struct, frozen=True):
     """The command "set this key to this value"."""
@@ -121,14 +158,31 @@ class Update(msgspec.Struct, frozen=True):
     value: str
 
 
-def evaluate(view: View, command: Update, revision: int) -> Request:
-    """Turn a command into the blind effects that it has at ``revision``, given the state before it."""
+class Settle(msgspec.Struct, frozen=True):
+    """The command "if the request with this command's id is not committed, it shall never be"."""
+
+
+Command = Update | Settle
+
+
+def fingerprint(command: Command) -> str:
+    """What tells a repetition of a request from another one under the same id."""
+    return hashlib.blake2b(msgspec.msgpack.encode(command), digest_size=16).hexdigest()
+
+
+def evaluate(view: View, command: Command, revision: int, *, request_id: str = "", check: str = "") -> Request:
+    """Turn a command into the blind effects that it has at ``revision``, given the state before it.
+
+    ``check`` is the command's fingerprint, where a client has chosen the id.
+    """
+    if isinstance(command, Settle):
+        return Request(id=request_id, cancels=True)
     before = view.get(command.key)
     if before is None:
         put = Put(key=command.key, value=command.value, create=revision, version=1)
     else:
         put = Put(key=command.key, value=command.value, create=before.create, version=before.version + 1)
-    return Request(effects=(put,))
+    return Request(id=request_id, fingerprint=check, effects=(put,))
 
 
 def record_after(effect: Effect, revision: int) -> Record | None:
@@ -143,27 +197,32 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
     entry = item.entry
     invariant(item.index == position.applied_index + 1, f"{item.index} applied after {position}")
     invariant(
-        not position.hash or entry.first_revision == position.revision + 1,
+        not position.hash or entry.skip is not None or entry.first_revision == position.revision + 1,
         f"entry {item.index} starts at revision {entry.first_revision} after {position}",
     )
     digest = int(position.digest, 16)
+    last_revision = max(position.revision, entry.last_revision)
     for revision, request in enumerate(entry.requests, start=entry.first_revision):
         for effect in request.effects:
             if isinstance(effect, Delete) and position.gaps:
                 transaction.bury(effect.key, revision)
             digest = _write(transaction, effect, revision, digest)
+        digest += _remember(transaction, request, revision, item.index)
+    digest -= _forget(transaction, last_revision - position.window)
     gaps = position.gaps
     if not position.hash:  # the first entry behind a gap says what the last missed one was
         gaps = (*gaps[:-1], msgspec.structs.replace(gaps[-1], last_hash=entry.prev_hash))
     return msgspec.structs.replace(
         position,
         applied_index=item.index,
-        revision=max(position.revision, entry.last_revision),
+        revision=last_revision,
         hash=item.hash,
         epoch=entry.epoch,
         leader=_leader_after(position, entry),
         digest=_digest_text(digest),
         gaps=gaps,
+        log_bytes=position.log_bytes + len(item.data),
+        skipped=_skipped(position, item),
     )
 
 
@@ -172,7 +231,10 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
     gap = position.gaps[0]
     invariant(item.index == gap.first, f"{item.index} filled into {gap}")
     digest = int(position.digest, 16)
+    last_revision = max(position.revision, item.entry.last_revision)
     for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
+        if revision > last_revision - position.window:
+            digest += _remember(transaction, request, revision, item.index)
         for effect in request.effects:
             before = transaction.get(effect.key)
             latest = max(before.revision if before else 0, transaction.tombstone(effect.key))
@@ -182,14 +244,22 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
     gaps = ((rest,) if rest.first <= rest.last else ()) + position.gaps[1:]
     if not gaps:
         transaction.clear_tombstones()
-    filled = msgspec.structs.replace(position, digest=_digest_text(digest), gaps=gaps)
+    digest -= _forget(transaction, last_revision - position.window)
+    filled = msgspec.structs.replace(
+        position,
+        revision=last_revision,
+        digest=_digest_text(digest),
+        gaps=gaps,
+        log_bytes=position.log_bytes + len(item.data),
+        skipped=_skipped(position, item),
+    )
     if item.index == position.applied_index:  # nothing came after the gap: it ends where the log ends
         filled = msgspec.structs.replace(filled, hash=item.hash)
     if item.entry.epoch >= position.epoch:
         filled = msgspec.structs.replace(
             filled, epoch=item.entry.epoch, leader=_leader_after(position, item.entry)
         )
-    return msgspec.structs.replace(filled, revision=max(position.revision, item.entry.last_revision))
+    return filled
 
 
 def open_gap(position: Position, last: int) -> Position:
@@ -214,6 +284,39 @@ def digest_of(key: str, record: Record) -> int:
     """
     data = msgspec.msgpack.encode((key, record))
     return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "big")
+
+
+def digest_of_request(request_id: str, outcome: Remembered) -> int:
+    """The share of one remembered request in the digest."""
+    data = msgspec.msgpack.encode(("request", request_id, outcome))
+    return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "big")
+
+
+def _remember(transaction: Transaction, request: Request, revision: int, index: int) -> int:
+    """Remember a request that has an id (M7); returns what that adds to the digest."""
+    if not request.id:
+        return 0
+    before = transaction.request(request.id)
+    if before is not None:
+        # Only where a gap is filled: its id was forgotten and used again behind the gap.
+        invariant(before.revision > revision, f"request {request.id} is there at {before} and {revision}")
+        return 0
+    outcome = Remembered(revision, index, request.fingerprint, request.cancels)
+    transaction.remember(request.id, outcome)
+    return digest_of_request(request.id, outcome)
+
+
+def _forget(transaction: Transaction, revision: int) -> int:
+    """Forget the requests up to a revision (M7); returns what they had added to the digest."""
+    if revision <= 0:
+        return 0
+    return sum(digest_of_request(*forgotten) for forgotten in transaction.forget(revision))
+
+
+def _skipped(position: Position, item: LogEntry) -> tuple[int, ...]:
+    if item.entry.skip is None:
+        return position.skipped
+    return tuple(sorted((*position.skipped, item.index)))
 
 
 def _leader_after(position: Position, entry: Entry) -> Leader | None:

@@ -53,6 +53,27 @@ class PushBody:
     entries: tuple[bytes, ...]
 
 
+class Holding(StrEnum):
+    """What a replica's store is worth to the others."""
+
+    WHOLE = "whole"
+    STALE = "stale"  # it has missed entries
+    INSTALLING = "installing"  # it is empty or behind the log, and waits for a snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A node that the cluster counts on, from its persistent znode.
+
+    ``durable_index``: everything up to there would survive a power cut on that node.
+    """
+
+    node_id: str
+    address: str
+    durable_index: int
+    holding: Holding
+
+
 class Ack(StrEnum):
     """What an answer to a write waits for, once it is committed in ZooKeeper."""
 
@@ -70,11 +91,24 @@ class Reach(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The write is in the log. ``replicas`` maps the members that keep up or lagged to what is known."""
+    """The write is in the log. ``replicas`` maps the members that keep up or lagged to what is known.
+
+    ``repeated``: an earlier request with the same id put it there.
+    """
 
     revision: int
     index: int
     replicas: dict[str, str]
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What has become of a request, for good: committed or ``cancelled`` at ``revision``."""
+
+    cancelled: bool
+    revision: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +120,21 @@ class Refused:
 
     reason: str
     retry: bool = False
+
+
+class Clash(StrEnum):
+    """Why a request cannot go with the earlier one that has its id."""
+
+    REUSED = "reused"  # the earlier one was another request
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The write did not happen and never will, under this id."""
+
+    clash: Clash
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +167,5 @@ class Done:
     text: str
 
 
-Outcome = Committed | Refused | Unknown
+Outcome = Committed | Settled | Rejected | Refused | Unknown
 Answer = Outcome | Redirect | PushAnswer | Done
