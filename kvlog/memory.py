@@ -125,6 +125,13 @@ class MemoryEnsemble:
             fire(self.tail_index)
         return self.tail_index
 
+    def append_stranger(self, data: bytes) -> None:
+        """What somebody else creates in the log, who knows nothing of fences."""
+        self.zxid += 1
+        self.entries.append(data)
+        for fire in list(self.segment_watches.values()):
+            fire(self.tail_index)
+
 
 class MemorySession:
     """The ports Log and Election over a MemoryEnsemble, for one node."""
@@ -235,6 +242,9 @@ class MemorySession:
             ensemble = self._ensemble
             if effect.fence not in ensemble.candidates:
                 return ev.Failed(effect)
+            moves = effect.first_index > ensemble.first_index
+            if moves and any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
+                return ev.Failed(effect)
             ensemble.first_index = max(ensemble.first_index, effect.first_index)
             ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
             done = ensemble.kept_from == ensemble.first_index
@@ -257,7 +267,10 @@ class MemorySession:
         """See ports.Election."""
 
         def request() -> ev.Event:
-            self._ensemble.replicas[effect.mark.node_id] = effect.mark
+            before = self._ensemble.replicas.get(effect.mark.node_id)
+            version = before.version + 1 if before is not None else 0
+            mark = dataclasses.replace(effect.mark, version=version)
+            self._ensemble.replicas[effect.mark.node_id] = mark
             return ev.MarkPublished(effect.mark)
 
         self._carry(request, ev.Failed(effect))

@@ -66,7 +66,8 @@ class Conduct:
             self._recover()
             self._stand()
             self._take_over()
-        if (apply := self.cursor.next_apply()) is not None:
+        standing_still = self.installing.busy and self.cursor.position.gaps  # I2
+        if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
             self._out += self._skipping.work() if self.role is Role.HALTED else self._read()

@@ -62,8 +62,9 @@ class Cursor:
         self._applying = False
         self._reading: ReadEntries | None = None
         self._observations: deque[_Observation] = deque()
-        self.missing: int | None = None
+        self.missing: int | None = None  # a quorum has to tell the tail before it is read again
         self._missing_confirmed: int | None = None
+        self._missing_again = False
 
     # --- entries in ---------------------------------------------------------------------------------------
 
@@ -117,6 +118,7 @@ class Cursor:
     def resume(self) -> None:
         """Something else is in the place of the bad entry now."""
         self.bad = self.missing = self._missing_confirmed = None
+        self._missing_again = False
 
     def _miss(self, index: int) -> None:
         """An entry that should be there was not found: read on only after a quorum has told the tail.
@@ -126,8 +128,7 @@ class Cursor:
         """
         if index < self.first_index:
             return  # trimmed
-        if index == self._missing_confirmed:
-            raise BadEntry(index, "is missing, although the log goes on behind it")
+        self._missing_again = index == self._missing_confirmed
         gaps = self.position.gaps
         if index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last):
             self.missing = index
@@ -166,13 +167,13 @@ class Cursor:
         """Note that the log ended at ``tail_index`` or later at the moment ``asked_at``, and where it begins."""
         self.first_index = max(self.first_index, first_index)
         if confirmed and self.missing is not None:
-            if self.missing < self.first_index:
-                pass
-            elif tail_index >= self.missing:
-                self._missing_confirmed = self.missing
-            else:  # somebody has told of an entry that does not exist
+            index, self.missing = self.missing, None
+            if tail_index < index:  # somebody has told of an entry that does not exist
                 self.tail_index = max(tail_index, self.next_index - 1)
-            self.missing = None
+            elif index >= self.first_index and self._missing_again:
+                raise BadEntry(index, "is missing, although the log goes on behind it")
+            else:
+                self._missing_confirmed = index
         self.tail_index = max(self.tail_index, tail_index)
         if len(self._observations) == _OBSERVATIONS_MAX:
             self._observations.pop()
@@ -203,6 +204,11 @@ class Cursor:
     # --- work out -----------------------------------------------------------------------------------------
 
     @property
+    def full(self) -> bool:
+        """As many entries wait for the store as may (C4)."""
+        return len(self._ready) >= READY_ENTRIES_MAX
+
+    @property
     def trimmed(self) -> bool:
         """What this replica needs next is not in the log any more: only a snapshot can help."""
         gaps = self.position.gaps
@@ -214,7 +220,7 @@ class Cursor:
         if self._reading is not None or self.missing is not None or self.trimmed:
             return None
         first, last = self.next_index, self.tail_index
-        if len(self._ready) >= READY_ENTRIES_MAX:
+        if self.full:
             return None
         if first > last:
             gaps = self.position.gaps

@@ -3,7 +3,7 @@
 Invariants (tests cite the numbers):
 
 I1  One copy is fetched at a time; the own store stays as it is until a whole, verified one is there.
-I2  A copy that is not ahead of the own store is never put in its place.
+I2  A copy that is behind the own store is never put in its place; a store with gaps stands still meanwhile.
 I3  That the state is lost for good is said only when every registered replica is up and has said that its store
     does not reach the log's beginning either.
 """
@@ -16,7 +16,7 @@ from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, Exit, FetchSnapshot, Install, Note
 from kvlog.core.events import SnapshotFailed, SnapshotFetched, SnapshotProgress
 from kvlog.core.machine import Position
-from kvlog.core.values import Member, Replica
+from kvlog.core.values import Holding, Member, Replica
 from kvlog.errors import WrongLog
 
 About = SnapshotProgress | SnapshotFetched | SnapshotFailed
@@ -89,15 +89,15 @@ class Installing:
             return []
         self._fetching = _Fetching(member, now, now)
         note = Note(
-            f"entry {cursor.position.applied_index + 1} is not in the log any more, which begins at "
-            f"{cursor.first_index}: copying the store of {member.node_id}"
+            f"the log begins at entry {cursor.first_index}, and this store needs what was before: copying the "
+            f"store of {member.node_id}"
         )
-        return [note, FetchSnapshot(member, max(cursor.first_index - 1, cursor.position.applied_index + 1))]
+        return [note, FetchSnapshot(member, max(cursor.first_index - 1, cursor.position.applied_index))]
 
     def _install(self, fetched: SnapshotFetched, cursor: Cursor) -> list[Effect]:
         fetching = self._fetching
-        behind = fetched.position.applied_index <= cursor.position.applied_index
-        if fetching is None or (behind and not cursor.position.gaps):
+        ahead = fetched.position.applied_index - cursor.position.applied_index
+        if fetching is None or ahead < 0 or (ahead == 0 and not cursor.position.gaps):
             self._fetching = self._fetched = None
             return [Note("the snapshot is not needed any more: the log was faster")]
         if not cursor.hold():
@@ -130,20 +130,22 @@ class Installing:
         self, members: tuple[Member, ...], replicas: tuple[Replica, ...], leader: str, now: float
     ) -> Member | None:
         """Whom to ask: who has not failed lately, is not the busy leader, and holds the most."""
-        marks = {replica.node_id: replica.durable_index for replica in replicas}
+        marks = {replica.node_id: replica for replica in replicas}
+        unknown = Replica("", "", -1, Holding.WHOLE)
         others = [
             member
             for member in members
             if member.node_id != self._node_id
-            and member.mode == "catchup"
+            and marks.get(member.node_id, unknown).holding is not Holding.STALE
             and now - self._failed_at.get(member.node_id, -RETRY_S) >= RETRY_S
         ]
         return min(
             others,
             key=lambda member: (
                 self._failed_at.get(member.node_id, -RETRY_S),
+                marks.get(member.node_id, unknown).holding is not Holding.WHOLE,
                 member.node_id == leader,
-                -marks.get(member.node_id, -1),
+                -marks.get(member.node_id, unknown).durable_index,
             ),
             default=None,
         )

@@ -104,6 +104,9 @@ class Node(Conduct):
                 self._handed_over()
             case do.RemoveReplica(node_id=node_id):
                 self._questions.failed(do.RemoveReplica, node_id)
+            case do.Trim():
+                self._questions.failed(do.Trim)
+                self._out += self.retention.refresh()
             case do.WatchCandidate():
                 self.standing.watch_failed()
             case other:

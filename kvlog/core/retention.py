@@ -6,7 +6,8 @@ R1  A replica says that it holds an index only once its store would survive a po
 R2  Only whole stores count: not one that has missed entries, nor one that waits for a snapshot.
 R3  Trimmed is what a majority of the registered replicas holds, in whole segments, never the last one; the last
     ``retain_entries`` stay, unless the log has more than half of the bytes that it may have.
-R4  Only a leader trims, and ZooKeeper checks with each deletion that it still is one.
+R4  Only a leader trims. ZooKeeper checks with each deletion that it still is one, and, when the log's beginning
+    is moved, that the marks by which it may be moved are still those.
 R5  A log that has all the bytes that it may have takes no more entries, barriers and skips apart.
 """
 
@@ -147,13 +148,17 @@ class Retention:
     # --- trimming -----------------------------------------------------------------------------------------
 
     @property
+    def _holders(self) -> list[Replica]:
+        """A majority of the registered replicas: those that hold the most; empty if too few hold anything."""
+        whole = (replica for replica in self.replicas if replica.holding is Holding.WHOLE)
+        best = sorted(whole, key=lambda replica: -replica.durable_index)
+        majority = len(self.replicas) // 2 + 1
+        return best[:majority] if len(best) >= majority else []
+
+    @property
     def held_by_majority(self) -> int:
         """The highest index that a majority of the registered replicas holds for certain; -1 if there is none."""
-        marks = sorted(
-            (replica.durable_index for replica in self.replicas if replica.holding is Holding.WHOLE), reverse=True
-        )
-        majority = len(self.replicas) // 2 + 1
-        return marks[majority - 1] if len(marks) >= majority else -1
+        return min((replica.durable_index for replica in self._holders), default=-1)
 
     def log_weight(self, cursor: Cursor) -> int:
         """About how many bytes of ZooKeeper's memory the log takes."""
@@ -169,7 +174,7 @@ class Retention:
         first = max(first, self._first_index)
         if first == self._first_index and (self._clean or first == 0):
             return []
-        return self._questions.ask(Trim(fence, first))
+        return self._questions.ask(Trim(fence, first, tuple(self._holders)))
 
     @property
     def first_index(self) -> int:

@@ -75,13 +75,15 @@ class Holding(StrEnum):
 class Replica:
     """A node that the cluster counts on, from its persistent znode.
 
-    ``durable_index``: everything up to there would survive a power cut on that node.
+    ``durable_index``: everything up to there would survive a power cut on that node. ``version`` counts the
+    changes of the znode, where it has been read.
     """
 
     node_id: str
     address: str
     durable_index: int
     holding: Holding
+    version: int = 0
 
 
 class Ack(StrEnum):
