@@ -170,7 +170,9 @@ class Node(Conduct):
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
+        self._questions.answered(do.ReadEntries)  # skipping may have asked
         if self.role is Role.HALTED:
+            self.cursor.read_failed()  # it may have been asked for before the node halted
             self._skipping.read(event, self.cursor, self._wall_ms)
             return
         for item in self.cursor.read_done(event.first_index, event.entries):

@@ -66,7 +66,6 @@ class Skipping:
 
     def read(self, event: EntriesRead, cursor: Cursor, wall_ms: int) -> None:
         """The entry behind the bad one has been read, or there is none."""
-        self._questions.answered(ReadEntries)
         wanted = self._wanted
         if wanted is None or event.first_index != wanted.index + 1:
             return

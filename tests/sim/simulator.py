@@ -557,7 +557,7 @@ class Simulator:
             if not node.alive or core is None or core.halted is None:
                 continue
             index = core.halted.index
-            if any(other.store.position().applied_index >= index for other in self.nodes.values()):
+            if any(_has_applied(other.store.position(), index) for other in self.nodes.values()):
                 continue
             self.faults["skip"] += 1
             node.request(lambda token, index=index: ev.SkipRequested(token, index, "garbage"), lambda _: None)
@@ -739,3 +739,7 @@ class Simulator:
         for mark in self.ensemble.replicas.values():
             if mark.holding is Holding.WHOLE:
                 assert self.nodes[mark.node_id].holds >= mark.durable_index, mark
+
+
+def _has_applied(position: Position, index: int) -> bool:
+    return position.applied_index >= index and not any(gap.first <= index <= gap.last for gap in position.gaps)
