@@ -62,7 +62,7 @@ class Node(Conduct):
             ev.CatchupRequested: self._on_catchup_requested,
             ev.RemovalRequested: self._on_removal_requested,
             ev.SkipRequested: self._on_skip_requested,
-            ev.SkipWritten: lambda _: self._questions.answered(do.WriteSkip),
+            ev.SkipWritten: self._on_skip_written,
             ev.HandoverRequested: self._on_handover_requested,
             **dict.fromkeys(get_args(About), self._on_standing),
             **dict.fromkeys(get_args(retention.About), self._on_retention),
@@ -269,6 +269,11 @@ class Node(Conduct):
     def _on_skip_requested(self, event: ev.SkipRequested) -> None:
         halted_at = self.halted.index if self.halted is not None else None
         self._out += self._skipping.request(event, self.cursor, halted_at)
+
+    def _on_skip_written(self, _: ev.SkipWritten) -> None:
+        self._questions.answered(do.WriteSkip)
+        self._skipping.written = self.role is Role.HALTED
+        self._ask_tail(confirm=True)
 
     def _on_handover_requested(self, event: ev.HandoverRequested) -> None:
         self._handover = event.token

@@ -33,7 +33,8 @@ class Skipping:
         self._questions = questions
         self._instance = instance
         self._wanted: SkipRequested | None = None
-        self._written: WriteSkip | None = None
+        self._skip: WriteSkip | None = None
+        self.written = False  # the skip is in the log; what is left is to see it there
         self._waiting: list[int] = []
 
     def request(self, event: SkipRequested, cursor: Cursor, halted_at: int | None) -> list[Effect]:
@@ -58,10 +59,10 @@ class Skipping:
 
     def work(self) -> list[Effect]:
         """Look at the entry behind the bad one; then write the skip."""
-        if self._wanted is None:
+        if self._wanted is None or self.written:
             return []
-        if self._written is not None:
-            return self._questions.ask(self._written)
+        if self._skip is not None:
+            return self._questions.ask(self._skip)
         return self._questions.ask(ReadEntries(self._wanted.index + 1, 1))
 
     def read(self, event: EntriesRead, cursor: Cursor, wall_ms: int) -> None:
@@ -87,12 +88,13 @@ class Skipping:
             time_ms=wall_ms,
             skip=Skip(wanted.reason, chained_to),
         )
-        self._written = WriteSkip(wanted.index, encode_entry(entry))
+        self._skip = WriteSkip(wanted.index, encode_entry(entry))
 
     def resumed(self, index: int) -> list[Effect]:
         """The skip has been seen in the log: this node goes on behind it."""
         waiting, self._waiting = self._waiting, []
-        self._wanted = self._written = None
+        self._wanted = self._skip = None
+        self.written = False
         text = f"goes on behind entry {index}, which was skipped"
         return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
 

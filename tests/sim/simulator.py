@@ -620,6 +620,8 @@ class Simulator:
         """The operator stays at it."""
         if not self.quiet():
             self.skip()
+            for node in self.nodes.values():
+                node.request(ev.CatchupRequested, lambda _: None)
             self.later(0.5, self.skip_until_quiet)
 
     def quiet(self) -> bool:
