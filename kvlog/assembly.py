@@ -243,6 +243,8 @@ def _assemble(
             instance=instance,
             recover=settings.recover,
             session_timeout_s=settings.session_timeout_s,
+            retain_entries=settings.retain_entries,
+            log_bytes_max=settings.log_bytes_max,
         ),
         store,
         store.position(),

@@ -38,6 +38,9 @@ class Settings:
         recover: ``catchup`` (replay what was missed) or ``stale`` (keep the store as it is, and say so).
         session_timeout_s: ZooKeeper session timeout in seconds; the ensemble may change it to its own bounds.
         demo: answer /kill.
+        retain_entries: entries that stay in the log although a majority holds them.
+        log_bytes_max: how much of ZooKeeper's memory the log may take.
+        request_window: for how many revisions requests are remembered; counts for whoever makes the log.
     """
 
     host: str
@@ -50,6 +53,9 @@ class Settings:
     recover: str
     session_timeout_s: float
     demo: bool
+    retain_entries: int
+    log_bytes_max: int
+    request_window: int
 
     @property
     def url(self) -> str:
@@ -104,6 +110,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         recover=given.recover,
         session_timeout_s=_number("--session-timeout", given.session_timeout, 1, 120),
         demo=_flag("--demo", given.demo),
+        retain_entries=round(_number("--retain", given.retain, 0, 1_000_000)),
+        log_bytes_max=round(_number("--log-limit-mb", given.log_limit_mb, 1, 16_384) * 2**20),
+        request_window=round(_number("--request-window", given.request_window, 100, 10_000_000)),
     )
 
 
@@ -127,6 +136,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     setting("--data-dir", "", "directory of the store (data/<port>)", "DIR")
     setting("--recover", "catchup", "what to do about missed entries: catchup or stale (catchup)", "HOW")
     setting("--session-timeout", "10", "ZooKeeper session timeout in seconds (10)", "SECONDS")
+    setting("--retain", "10000", "entries that stay in the log although a majority holds them (10000)", "ENTRIES")
+    setting("--log-limit-mb", "256", "how much of ZooKeeper's memory the log may take, in MiB (256)", "MIB")
+    setting(
+        "--request-window",
+        "100000",
+        "for how many updates an Idempotency-Key is remembered; fixed when the cluster is made (100000)",
+        "UPDATES",
+    )
     parser.add_argument(
         "--demo",
         nargs="?",

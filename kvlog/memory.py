@@ -57,6 +57,7 @@ class MemoryEnsemble:
     identity: Identity = field(default_factory=lambda: Identity("memory", 1))
     entries: list[bytes] = field(default_factory=list)  # all there ever were, for those who check
     first_index: int = 0  # where the log begins, as it says
+    first_bytes: int = 0  # size of all entries before it
     kept_from: int = 0  # what is below has been deleted
     skips: dict[int, bytes] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -73,11 +74,6 @@ class MemoryEnsemble:
     def tail_index(self) -> int:
         """Index of the last entry, -1 if there is none."""
         return len(self.entries) - 1
-
-    @property
-    def first_bytes(self) -> int:
-        """Size of all entries before the log's first one."""
-        return sum(len(data) for data in self.entries[: self.first_index])
 
     def entry(self, index: int) -> bytes | None:
         """What is at ``index``: a skip, an entry, or nothing any more."""
@@ -245,7 +241,9 @@ class MemorySession:
             moves = effect.first_index > ensemble.first_index
             if moves and any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
                 return ev.Failed(effect)
-            ensemble.first_index = max(ensemble.first_index, effect.first_index)
+            if moves:
+                begins, ensemble.first_index = ensemble.first_index, effect.first_index
+                ensemble.first_bytes += sum(len(data) for data in ensemble.entries[begins : effect.first_index])
             ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
             done = ensemble.kept_from == ensemble.first_index
             return ev.Trimmed(ensemble.first_index, ensemble.first_bytes, done)

@@ -111,12 +111,12 @@ class HttpPeers:
         return ev.Probed(address, Reach.UNKNOWN, "")
 
     def forward(
-        self, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
+        self, method: str, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
     ) -> Forwarded | NotSent | NoAnswer:
         """Send a client's write to the leader once; whoever calls decides whether to try again."""
         try:
             response = self._pool.request(
-                "POST",
+                method,
                 f"http://{address}{path}",
                 body=body,
                 headers=headers,

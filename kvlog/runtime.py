@@ -114,6 +114,7 @@ class Freshness:
     tail_index: int
     fresh_as_of: float | None
     missed_entries: int
+    halted_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,4 +271,5 @@ class Runtime:
 
 def _freshness(node: Node) -> Freshness:
     cursor = node.cursor
-    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries)
+    halted_at = node.halted.index if node.halted is not None else None
+    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries, halted_at)

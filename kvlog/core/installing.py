@@ -152,9 +152,10 @@ class Installing:
 
     def _hopeless(self, cursor: Cursor, members: tuple[Member, ...], replicas: tuple[Replica, ...]) -> bool:
         up = {member.node_id for member in members}
-        others = {replica.node_id for replica in replicas} | up
-        others.discard(self._node_id)
-        return self._node_id in up and all(
+        registered = {replica.node_id for replica in replicas}
+        others = (registered | up) - {self._node_id}
+        known = self._node_id in up and self._node_id in registered  # both lists have been read
+        return known and all(
             node_id in up and self._too_short.get(node_id, cursor.first_index) + 1 < cursor.first_index
             for node_id in others
         )

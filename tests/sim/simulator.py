@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from kvlog.core import effects as do
-from kvlog.core import entry
+from kvlog.core import entry, retention
 from kvlog.core import events as ev
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
@@ -46,6 +46,7 @@ TICK_S = 0.05
 SESSION_TIMEOUT_S = 2.0
 WRITE_TIMEOUT_S = 3.0
 SEGMENT_ENTRIES = 8
+MARK_S = 0.4
 WINDOW = 400
 """Revisions for which requests are remembered: more than a client's retries can be apart in a run (a retry comes
 within seconds; a run writes some 20 a second), fewer than a long run has."""
@@ -188,7 +189,7 @@ class SimNode:
             note=lambda effect: self.sim.trace(f"{self.node_id} -- {effect.text}"),
             stop=self.stop_effect,
         )
-        self.sim.trace(f"{self.node_id} starts ({recover}) {describe(self.store.position())}")
+        self.sim.trace(f"{self.node_id} starts ({recover})", self.store.position())
         life = self.life
         self.sim.later(self.sim.delay(), lambda: self.connect(life))
         self.tick(life)
@@ -251,12 +252,12 @@ class SimNode:
 
     def step(self, core: Node, event: ev.Event) -> None:
         if not isinstance(event, ev.Tick):
-            self.sim.trace(f"{self.node_id} <- {describe(event)}")
+            self.sim.trace(f"{self.node_id} <-", event)
         if isinstance(event, ev.Applied) and not event.position.gaps and event.position.applied_index >= 0:
             self.sim.positions.append((self.node_id, event.position))
         for effect in core.step(event, self.sim.now, round(self.sim.now * 1000)):
             if not isinstance(effect, do.Note):
-                self.sim.trace(f"{self.node_id} -> {describe(effect)}")
+                self.sim.trace(f"{self.node_id} ->", effect)
             self.executor.execute(effect)
         if isinstance(event, ev.MarkPublished) and self.holds >= self.sim.ensemble.first_index - 1:
             self.lost_disk = False
@@ -367,13 +368,14 @@ class Simulator:
     writes: list[Write] = field(default_factory=list)
     positions: list[tuple[str, Position]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    traced: list[tuple[float, str, object]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     push_loss: float = 0.2
     lag: float = 0.3
 
     def __post_init__(self) -> None:
         entry.SEGMENT_ENTRIES = SEGMENT_ENTRIES
+        retention.MARK_S = MARK_S
         self.random = random.Random(self.seed)
         self.retain = self.random.choice([0, 5, 20, 60, 10_000])
         self.log_bytes_max = self.random.choice([60_000, 120_000, 1 << 28, 1 << 28])
@@ -412,8 +414,16 @@ class Simulator:
         self.clock.now = max(self.now, time)
         return condition is not None and condition()
 
-    def trace(self, line: str) -> None:
-        self.lines.append(f"{self.now:9.4f} {line}")
+    def trace(self, text: str, about: object = None) -> None:
+        self.traced.append((self.now, text, about))
+
+    @property
+    def lines(self) -> list[str]:
+        """The trace, as people read it; put into words only when somebody does."""
+        return [
+            f"{now:9.4f} {text}{'' if about is None else f' {describe(about)}'}"
+            for now, text, about in self.traced
+        ]
 
     def next_token(self) -> int:
         self.tokens += 1
@@ -502,7 +512,7 @@ class Simulator:
         if isinstance(outcome, Refused) and write.unsure:
             outcome = Unknown("an earlier try got no answer")
         write.outcome, write.answered_at = outcome, self.now
-        self.trace(f"client: write {write.number} {describe(outcome)}")
+        self.trace(f"client: write {write.number}", outcome)
         if isinstance(outcome, Unknown) and write.request_id:
             self.settle(write.settles or write)
 
@@ -521,7 +531,7 @@ class Simulator:
             elif kind == "disk":
                 node.lose_disk()
             recover = self.random.choice(["catchup", "catchup", "catchup", "stale"])
-            self.later(self.random.uniform(0.01, 3), lambda: node.start(recover))
+            self.later(self.random.uniform(0.01, 3), lambda: None if node.alive else node.start(recover))
         elif kind in ("disconnect", "expire") and node.alive and node.network.up:
             node.disconnect(expire=kind == "expire")
         elif kind == "pause" and node.alive:
@@ -569,7 +579,10 @@ class Simulator:
 
     # --- a run ---
 
-    def run(self, seconds: float, *, writes_per_s: float = 20, faults_per_s: float = 0.7) -> None:
+    def run(
+        self, seconds: float, *, writes_per_s: float = 20, faults_per_s: float = 0.7, rest_s: float = 4
+    ) -> None:
+        """Writes and faults for so long, ``rest_s`` without either, then heal."""
         for name in sorted(self.nodes):
             self.nodes[name].start("catchup")
         end = self.now + seconds
@@ -579,7 +592,7 @@ class Simulator:
         time = self.now
         while (time := time + self.random.expovariate(faults_per_s)) < end:
             self.at(time, self.fault)
-        self.run_until(end + 4)
+        self.run_until(end + rest_s)
         self.heal()
 
     def heal(self) -> None:
