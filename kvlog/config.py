@@ -37,7 +37,8 @@ class Settings:
         data_dir: directory of the store; one process at a time.
         recover: ``catchup`` (replay what was missed) or ``stale`` (keep the store as it is, and say so).
         session_timeout_s: ZooKeeper session timeout in seconds; the ensemble may change it to its own bounds.
-        demo: answer /kill.
+        demo: answer /kill, and let failpoints be armed.
+        failpoint: what to arm from the start, in the words of kvlog.failpoints; only with ``demo``.
     """
 
     host: str
@@ -50,6 +51,7 @@ class Settings:
     recover: str
     session_timeout_s: float
     demo: bool
+    failpoint: str
 
     @property
     def url(self) -> str:
@@ -93,6 +95,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     node_id = given.id or advertise
     if not _NODE_ID.fullmatch(node_id):
         raise SettingsError(f"--id {node_id!r}: up to 100 of the characters A-Z a-z 0-9 . _ : [ ] -")
+    demo = _flag("--demo", given.demo)
+    if given.failpoint and not demo:
+        raise SettingsError(
+            f"--failpoint {given.failpoint!r}: makes a node fail on purpose, so it is taken only with --demo; "
+            "leave it out, or add --demo if nobody depends on this node"
+        )
     return Settings(
         host=given.host,
         port=int(port),
@@ -103,7 +111,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         data_dir=Path(given.data_dir or f"data/{int(port)}"),
         recover=given.recover,
         session_timeout_s=_number("--session-timeout", given.session_timeout, 1, 120),
-        demo=_flag("--demo", given.demo),
+        demo=demo,
+        failpoint=given.failpoint,
     )
 
 
@@ -132,9 +141,10 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         nargs="?",
         const="1",
         default=environment.get("KVLOG_DEMO", ""),
-        help="answer /kill, for demonstrations",
+        help="answer /kill and /v1/failpoints, for demonstrations and tests",
         metavar="1|0",
     )
+    setting("--failpoint", "", "with --demo: where to fail on purpose, for tests", "NAME:ACTION[@N][,...]")
     return parser
 
 
