@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from kvlog.core import effects as do
+from kvlog.core import events as ev
 from kvlog.core.node import Node
-from kvlog.core.values import Member, NodeSettings
+from kvlog.core.values import Member, NodeSettings, Reach
 from kvlog.guard import Fail
 from kvlog.memory import MemoryEnsemble, MemorySession, MemoryStore
-from kvlog.peers import HttpPeers
-from kvlog.ports import Clock
+from kvlog.ports import Clock, Post
 from kvlog.runtime import Runtime
 
 
@@ -29,8 +30,24 @@ class RealClock:
         return time.time_ns() // 1_000_000
 
 
+class NoPeers:
+    """The port Peers where there is nobody."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    def push(self, effect: do.Push) -> None:
+        self._post(ev.PushFailed(effect.member.node_id))
+
+    def probe(self, effect: do.Probe) -> None:
+        self._post(ev.Probed(effect.address, Reach.REFUSED, ""))
+
+    def fetch_snapshot(self, effect: do.FetchSnapshot) -> None:
+        self._post(ev.SnapshotFailed(effect.member.node_id, "there is nobody"))
+
+
 class MemoryNode:
-    """One node alone with its ensemble; port 9 of the loopback address is where nobody listens."""
+    """One node alone with its ensemble."""
 
     def __init__(
         self,
@@ -56,7 +73,7 @@ class MemoryNode:
             node, self.store, self.clock, say=say, fail=fail, announce=lambda _: None, watchdog_s=watchdog_s
         )
         self.session = MemorySession(MemoryEnsemble(), me, self.runtime.post, RealClock())
-        self.peers = HttpPeers(self.runtime.post)
+        self.peers = NoPeers(self.runtime.post)
 
     def start(self) -> None:
         self.runtime.start(log=self.session, election=self.session, peers=self.peers)
@@ -64,7 +81,6 @@ class MemoryNode:
 
     def stop(self) -> None:
         self.runtime.stop(timeout_s=10)
-        self.peers.stop()
 
 
 def main(watchdog_s: float) -> None:

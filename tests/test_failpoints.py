@@ -8,12 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from kvlog.core import effects as do
+from kvlog.core.machine import Position
 from kvlog.errors import FailpointHit, InvariantViolation, SettingsError
-from kvlog.failpoints import PLACES, Armed, Failpoints, parse
+from kvlog.failpoints import FAILPOINTS, PLACES, Armed, Failpoints, parse
+from kvlog.memory import MemoryState, MemoryStore
+from kvlog.processes import wait_until
+from kvlog.runtime import Executor
+
+from .memory_node import MemoryNode
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S = 20.0
@@ -185,7 +193,53 @@ def test_every_place_in_the_code_has_its_line_in_the_list():
     found = set(re.findall(r"\b(?:hit|_passing)\(\"(\w+)\"", code))
 
     assert found <= set(PLACES)
-    assert {"before_append", "after_append", "before_apply", "after_apply", "mid_push", "after_handover"} <= found
+    assert set(PLACES) - found <= {"mid_snapshot"}
+
+
+@pytest.fixture
+def arm() -> Iterator[Callable[[str], None]]:
+    """Arms this process's own failpoints, for the time of the test."""
+    yield FAILPOINTS.arm
+    FAILPOINTS.arm("")
+
+
+def test_trimming_passes_its_place_before_anything_is_noted_or_deleted(arm: Callable[[str], None]):
+    """before_trim: what fails there has left the log as it was."""
+    node = MemoryNode(watchdog_s=60, say=print, fail=print)
+    ensemble = node.session._ensemble
+    ensemble.entries += [b"x"] * 1_500
+    executor = Executor(
+        log=node.session,
+        election=node.session,
+        peers=node.peers,
+        store=print,
+        reply=print,
+        note=print,
+        stop=print,
+    )
+    arm("before_trim:raise")
+
+    with pytest.raises(FailpointHit, match="failpoint before_trim"):
+        executor.execute(do.Trim("c1", 1_000))
+
+    assert (ensemble.first_index, ensemble.kept_from) == (0, 0)
+    assert hits(FAILPOINTS, "before_trim") == 1
+
+
+def test_installing_passes_its_place_before_the_store_is_replaced(arm: Callable[[str], None]):
+    """mid_install: what fails there has left the store as it was, and ends the node as a bug would."""
+    failures: list[tuple[int, str]] = []
+    store = MemoryStore({"fetched": MemoryState(position=Position(applied_index=7))})
+    node = MemoryNode(watchdog_s=60, say=print, fail=lambda *end: failures.append(end), store=store)
+    arm("mid_install:raise")
+    node.start()
+
+    node.runtime._store_work.put_nowait(do.Install("fetched"))
+
+    assert wait_until(lambda: failures, WAIT_S)
+    assert failures == [(70, "failpoint mid_install: an exception was asked for (hit 1)")]
+    assert store.position().applied_index != 7
+    node.stop()
 
 
 def process(code: str) -> subprocess.Popen[str]:
