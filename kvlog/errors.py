@@ -7,7 +7,9 @@
     ├── WrongLog              this store and this ZooKeeper do not belong together; exit code 4
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
+    ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
 This is the lowest module: it imports nothing of kvlog.
@@ -52,6 +54,12 @@ class StoreFailure(KvlogError):
     exit_code = 5
 
 
+class Stuck(KvlogError):
+    """A part of the process has stopped working; start it again. Nothing is wrong with the store."""
+
+    exit_code = 6
+
+
 class Unavailable(KvlogError):
     """A peer or ZooKeeper gave no answer in the time that was set for it."""
 
@@ -69,6 +77,12 @@ class InvariantViolation(KvlogError):
     """Something that cannot happen has happened: a bug. Nothing may be concluded from the state after it."""
 
     exit_code = 70
+
+
+class FailpointHit(KvlogError):
+    """A failpoint was armed to raise (see failpoints). It stands for the exception that nobody expects."""
+
+    exit_code = InvariantViolation.exit_code
 
 
 def invariant(condition: object, message: str) -> None:

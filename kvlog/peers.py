@@ -14,6 +14,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.values import PushAnswer, Reach
+from kvlog.failpoints import hit
 from kvlog.ports import Post
 
 THREADS = 16
@@ -86,6 +87,7 @@ class HttpPeers:
             instance = response.headers.get(INSTANCE_HEADER)
             if response.status != HTTPStatus.OK or instance != effect.member.instance:
                 return ev.PushFailed(node_id)
+            hit("mid_push")
             return ev.PushAnswered(node_id, _answers.decode(response.data))
         except (HTTPError, msgspec.MsgspecError):
             return ev.PushFailed(node_id)

@@ -10,20 +10,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 ADAPTER = {"errors", "core", "ports", "config"}
+REAL = ADAPTER | {"failpoints"}
+"""What runs in a real node only, and can be made to fail there."""
 PARTS = {
     "errors": set(),
+    "failpoints": {"errors"},
+    "guard": {"errors"},
+    "watchdog": {"errors", "guard"},
     "core": {"errors", "core"},
     "config": {"errors"},
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
-    "lmdb_store": ADAPTER,
-    "peers": ADAPTER,
-    "zookeeper": ADAPTER | {"zookeeper"},
+    "lmdb_store": REAL,
+    "peers": REAL,
+    "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
-    "runtime": ADAPTER,  # knows the ports, and no adapter
-    "service": ADAPTER | {"runtime", "peers"},  # forwards writes, which is no port: the core does not ask for it
-    "api": ADAPTER | {"api", "service", "peers", "kvlog"},  # peers: what nodes say to each other over HTTP
-    "assembly": ADAPTER | {"runtime", "service", "api", "lmdb_store", "peers", "zookeeper"},
+    "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
+    "service": REAL | {"runtime", "peers"},  # forwards writes, which is no port: the core does not ask for it
+    "api": REAL | {"api", "service", "peers", "kvlog"},  # peers: what nodes say to each other over HTTP
+    "assembly": REAL | {"guard", "runtime", "service", "api", "lmdb_store", "peers", "zookeeper"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},

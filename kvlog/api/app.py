@@ -9,7 +9,7 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from kvlog.api import parse, views
+from kvlog.api import failpoints, parse, views
 from kvlog.core.machine import Command, Settle
 from kvlog.core.role import Role
 from kvlog.core.values import PushBody, Refused
@@ -77,6 +77,8 @@ def _add_course_routes(app: Flask, service: Service) -> None:
             is_leader = service.status().role is Role.LEADER
             service.kill()
             return _respond(({"is_leader": is_leader}, HTTPStatus.OK, {}))
+
+        failpoints.add_routes(app, _body, _respond)
 
 
 def _add_routes(app: Flask, service: Service) -> None:
