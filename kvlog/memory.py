@@ -59,7 +59,7 @@ class MemoryEnsemble:
     first_index: int = 0  # where the log begins, as it says
     first_bytes: int = 0  # size of all entries before it
     kept_from: int = 0  # what is below has been deleted
-    skips: dict[int, bytes] = field(default_factory=dict)
+    skips: dict[int, bytes] = field(default_factory=dict)  # all there ever were
     replicas: dict[str, Replica] = field(default_factory=dict)
     sessions: set[int] = field(default_factory=set)
     candidates: dict[str, _Znode] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class MemoryEnsemble:
 
     def entry(self, index: int) -> bytes | None:
         """What is at ``index``: a skip, an entry, or nothing any more."""
-        if index in self.skips:
-            return self.skips[index]
-        return self.entries[index] if self.kept_from <= index < len(self.entries) else None
+        if not self.kept_from <= index < len(self.entries):
+            return None
+        return self.skips.get(index, self.entries[index])
 
     def open_session(self) -> int:
         """A new session's id."""
@@ -186,7 +186,7 @@ class MemorySession:
                 effect.confirm,
                 ensemble.first_index,
                 ensemble.first_bytes,
-                tuple(sorted(ensemble.skips)),
+                tuple(sorted(index for index in ensemble.skips if index >= ensemble.kept_from)),
             )
 
         self._carry(request, ev.Failed(effect))
@@ -238,12 +238,15 @@ class MemorySession:
             ensemble = self._ensemble
             if effect.fence not in ensemble.candidates:
                 return ev.Failed(effect)
-            moves = effect.first_index > ensemble.first_index
-            if moves and any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
-                return ev.Failed(effect)
-            if moves:
-                begins, ensemble.first_index = ensemble.first_index, effect.first_index
-                ensemble.first_bytes += sum(len(data) for data in ensemble.entries[begins : effect.first_index])
+            first = effect.first_index
+            if first > ensemble.first_index:
+                segment = segment_of(first)
+                if first != first_of(segment) or segment > segment_of(len(ensemble.entries)):
+                    return ev.Failed(effect)  # no segment begins there
+                if any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
+                    return ev.Failed(effect)
+                begins, ensemble.first_index = ensemble.first_index, first
+                ensemble.first_bytes += sum(len(data) for data in ensemble.entries[begins:first])
             ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
             done = ensemble.kept_from == ensemble.first_index
             return ev.Trimmed(ensemble.first_index, ensemble.first_bytes, done)
