@@ -127,7 +127,7 @@ def test_deleting_what_is_not_there_takes_a_revision_and_nothing_else():
 
 
 def test_a_barrier_changes_the_epoch_and_the_leader_only():
-    """A barrier uses up an index, no revision, and tells who leads."""
+    """A barrier uses up an index and its bytes, no revision, and tells who leads (M8)."""
     chain, replica = Chain(), Replica()
     chain.put("k", "1")
     replica.apply(*chain.entries)
@@ -135,7 +135,12 @@ def test_a_barrier_changes_the_epoch_and_the_leader_only():
     barrier = chain.barrier("n2", epoch=9)
     replica.apply(barrier)
     expected = msgspec.structs.replace(
-        before, applied_index=1, hash=barrier.hash, epoch=9, leader=barrier.entry.leader
+        before,
+        applied_index=1,
+        hash=barrier.hash,
+        epoch=9,
+        leader=barrier.entry.leader,
+        log_bytes=before.log_bytes + len(barrier.data),
     )
 
     assert expected == replica.position

@@ -34,9 +34,18 @@ class Bench:
             replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
         return replies
 
+    def next(self) -> tuple[Append | None, list[Reply]]:
+        """The writer's next entry, and what it answers while it forms it."""
+        effects = self.writer.next_append(**self.place(), fence="me")
+        appends = [effect for effect in effects if isinstance(effect, Append)]
+        assert len(appends) <= 1
+        return appends[0] if appends else None, [effect for effect in effects if isinstance(effect, Reply)]
+
     def append(self) -> Append | None:
-        """The writer's next entry."""
-        return self.writer.next_append(**self.place(), fence="me")
+        """The writer's next entry, where nothing is answered."""
+        append, replies = self.next()
+        assert replies == []
+        return append
 
     def barrier(self, epoch: int) -> Append:
         """The writer's barrier."""
@@ -50,6 +59,7 @@ class Bench:
             "revision": position.revision,
             "epoch": self.chain.epoch,
             "wall_ms": 1,
+            "log_bytes": position.log_bytes,
         }
 
     def land(self, append: Append | None) -> LogEntry:
