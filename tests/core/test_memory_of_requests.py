@@ -14,7 +14,7 @@ from kvlog.memory import MemoryTransaction
 from tests.chain import Chain
 from tests.core.test_machine import Replica, digest_from_scratch
 
-SCHEDULES = settings(max_examples=300, deadline=None)
+SCHEDULES = settings(max_examples=120, deadline=None)
 
 
 def named(name: str, key: str = "k", *, revision: int = 1) -> Request:
