@@ -126,12 +126,12 @@ class Cursor:
         Mostly a server of ZooKeeper lags behind the leader's push, or the entry has just been trimmed. If it is
         still not there after a quorum operation, although later ones are, it will never be (C6).
         """
-        if index < self.first_index:
-            return  # trimmed
-        self._missing_again = index == self._missing_confirmed
         gaps = self.position.gaps
-        if index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last):
-            self.missing = index
+        needed = index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last)
+        if not needed or index < self.first_index:
+            return  # it has come by another way, or was trimmed
+        self._missing_again = index == self._missing_confirmed
+        self.missing = index
 
     def read_failed(self) -> None:
         """A read has come to nothing; it will be asked for again."""

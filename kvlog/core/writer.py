@@ -258,6 +258,8 @@ class Writer:
         What became of an append in there cannot be seen any more, but it has become of it what it has: nothing
         that is appended from now on can meet it.
         """
+        if self.in_flight is not None and self.in_flight.index <= position.applied_index:
+            self.lost()  # an answer that still comes would come too late: a later barrier must not refuse it (W3)
         gone = [lost for lost in self.unresolved if lost.index <= position.applied_index]
         self.unresolved = [lost for lost in self.unresolved if lost.index > position.applied_index]
         answer = Unknown("this node has gone on from a snapshot in which that cannot be seen")
