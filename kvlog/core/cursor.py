@@ -171,7 +171,7 @@ class Cursor:
             if tail_index < index:  # somebody has told of an entry that does not exist
                 self.tail_index = max(tail_index, self.next_index - 1)
             elif index >= self.first_index and self._missing_again:
-                raise BadEntry(index, "is missing, although the log goes on behind it")
+                self.bad = BadEntry(index, "is missing, although the log goes on behind it")
             else:
                 self._missing_confirmed = index
         self.tail_index = max(self.tail_index, tail_index)

@@ -164,6 +164,8 @@ class Node(Conduct):
         self.retention.log_begins(event.first_index, event.first_bytes)
         if self.halted is not None and self.halted.index in event.skips:
             self._resume(self.halted.index)
+        if self.cursor.bad is not None and self.halted is None:
+            raise self.cursor.bad
         if not event.confirmed:
             return
         self.recovery.decide(event.tail_index)

@@ -313,8 +313,23 @@ def test_an_entry_missing_behind_a_confirmed_tail_is_damage():
     short_read(cursor, chain, 2)
     cursor.observe(3, 1.0, confirmed=True)
     short_read(cursor, chain, 2)
+    assert cursor.bad is None, "it may have been trimmed meanwhile"
+    cursor.observe(3, 2.0, confirmed=True)
 
     assert "log entry 2: is missing" in str(cursor.bad)
+
+
+def test_an_entry_that_is_trimmed_between_two_looks_is_no_damage():
+    """Known to a quorum, then not there, then before the log's beginning: it has been trimmed (C6)."""
+    chain = log(4)
+    cursor, _ = at(chain, 0)
+    cursor.saw(3)
+    short_read(cursor, chain, 2)
+    cursor.observe(3, 1.0, confirmed=True)
+    short_read(cursor, chain, 2)
+    cursor.observe(3, 2.0, confirmed=True, first_index=3)
+
+    assert (cursor.bad, cursor.trimmed) == (None, True)
 
 
 def test_a_hint_beyond_the_confirmed_tail_is_dropped():
@@ -446,6 +461,7 @@ def test_a_missed_entry_that_is_not_there_any_more_is_found():
     assert cursor.next_read() is None
     cursor.observe(5, 1.0, confirmed=True)
     short_read(cursor, chain, 3)
+    cursor.observe(5, 2.0, confirmed=True)
 
     assert "log entry 3: is missing" in str(cursor.bad)
 
