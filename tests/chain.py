@@ -16,7 +16,7 @@ from kvlog.core.entry import (
     encode_request,
 )
 from kvlog.core.machine import Identity, Position, Record, Remembered, Update, apply_entry, evaluate
-from kvlog.memory import MemoryTransaction
+from kvlog.memory_store import MemoryTransaction
 
 
 class Chain:

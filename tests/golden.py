@@ -32,7 +32,7 @@ from kvlog.core.entry import Leader
 from kvlog.core.machine import Identity, Update
 from kvlog.core.node import Node
 from kvlog.core.values import Ack, Candidate, Member, NodeSettings, PushAnswer, PushBody, Reach
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from kvlog.runtime import carry_out
 from tests.chain import Chain
 

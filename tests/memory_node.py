@@ -17,7 +17,8 @@ from kvlog.core import events as ev
 from kvlog.core.node import Node
 from kvlog.core.values import Member, NodeSettings, Reach
 from kvlog.guard import Fail
-from kvlog.memory import MemoryEnsemble, MemorySession, MemoryStore
+from kvlog.memory import MemoryEnsemble, MemorySession
+from kvlog.memory_store import MemoryStore
 from kvlog.ports import Clock, Post
 from kvlog.runtime import Runtime
 

@@ -17,7 +17,7 @@ from kvlog.core import effects as do
 from kvlog.core.machine import Position
 from kvlog.errors import FailpointHit, InvariantViolation, SettingsError
 from kvlog.failpoints import FAILPOINTS, PLACES, Armed, Failpoints, parse
-from kvlog.memory import MemoryState, MemoryStore
+from kvlog.memory_store import MemoryState, MemoryStore
 from kvlog.processes import wait_until
 from kvlog.runtime import Executor
 

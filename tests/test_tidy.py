@@ -21,6 +21,7 @@ PARTS = {
     "config": {"errors"},
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
+    "memory_store": ADAPTER,
     "lmdb_store": REAL,
     "peers": REAL,
     "zookeeper": REAL | {"zookeeper"},
@@ -42,7 +43,7 @@ PARTS = {
 that has a line of its own here."""
 
 THIRD_PARTIES = {
-    "msgspec": {"core", "memory", "lmdb_store", "peers", "zookeeper", "api"},
+    "msgspec": {"core", "memory_store", "lmdb_store", "peers", "zookeeper", "api"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"lmdb_store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
@@ -63,6 +64,7 @@ BANNED_IN_CORE = re.compile(
 READS_ENVIRONMENT = {"server.py", "demo.py", "ensemble", "processes"}
 
 NOT_IMPORTED = {
+    "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
     "kvlog.cluster": "clusters for the demo, the tests and the benchmarks",

@@ -13,7 +13,7 @@ import pytest
 
 from kvlog.core import effects as do
 from kvlog.core.machine import Identity, Position
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from kvlog.processes import ProcessKeeper, wait_until
 
 from .memory_node import MemoryNode, RealClock

@@ -14,7 +14,7 @@ from kvlog.core.entry import NO_HASH
 from kvlog.core.machine import Gap, Identity, Position, Record
 from kvlog.errors import InvariantViolation, StoreFailure
 from kvlog.lmdb_store import LmdbStore
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 AnyStore = MemoryStore | LmdbStore

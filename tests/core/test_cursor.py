@@ -12,7 +12,7 @@ from kvlog.core.effects import Apply, ReadEntries
 from kvlog.core.entry import Leader, LogEntry, encode_entry
 from kvlog.core.machine import Position
 from kvlog.errors import BadEntry
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 

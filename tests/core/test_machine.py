@@ -25,7 +25,7 @@ from kvlog.core.machine import (
     record_after,
 )
 from kvlog.errors import InvariantViolation
-from kvlog.memory import MemoryTransaction
+from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
 
 

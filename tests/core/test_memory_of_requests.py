@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvlog.core.entry import OWN_ID, Delete, Effect, LogEntry, Put, Request
 from kvlog.core.machine import Identity, Position, Remembered, Settle, Update, apply_entry, evaluate, fingerprint
 from kvlog.errors import InvariantViolation
-from kvlog.memory import MemoryTransaction
+from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
 from tests.core.test_machine import Replica, digest_from_scratch
 

@@ -7,7 +7,7 @@ from kvlog.core.cursor import Cursor
 from kvlog.core.effects import ReadEntries
 from kvlog.core.entry import LogEntry, decode_entry, encode_entry
 from kvlog.core.machine import Position
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 from tests.core.test_cursor import apply_all, at, heal, log, offer, short_read, stale
 

@@ -10,7 +10,7 @@ from kvlog.core.events import WriteSubmitted
 from kvlog.core.machine import Update
 from kvlog.core.values import Ack, Committed, Refused, Unknown
 from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 

@@ -39,7 +39,8 @@ from kvlog.core.values import (
     Unknown,
 )
 from kvlog.errors import BadEntry
-from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession, MemoryState, MemoryStore, MemoryTransaction
+from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession
+from kvlog.memory_store import MemoryState, MemoryStore, MemoryTransaction
 from kvlog.runtime import Executor, StoreWork, carry_out
 
 TICK_S = 0.05
