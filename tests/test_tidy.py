@@ -16,14 +16,23 @@ PARTS = {
     "config": {"errors"},
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
-    "lmdb_store": ADAPTER,
-    "peers": ADAPTER,
+    "store_dirs": {"errors"},
+    "lmdb_files": ADAPTER | {"store_dirs"},
+    "lmdb_copy": ADAPTER | {"lmdb_files"},
+    "lmdb_verify": ADAPTER | {"lmdb_files"},
+    "lmdb_store": ADAPTER | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
+    "quarantine": ADAPTER | {"lmdb_verify", "store_dirs"},
+    "snapshot": {"errors", "core"},
+    "peers": ADAPTER | {"snapshot", "store_dirs"},
     "zookeeper": ADAPTER | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": ADAPTER,  # knows the ports, and no adapter
-    "service": ADAPTER | {"runtime", "peers"},  # forwards writes, which is no port: the core does not ask for it
-    "api": ADAPTER | {"api", "service", "peers", "kvlog"},  # peers: what nodes say to each other over HTTP
-    "assembly": ADAPTER | {"runtime", "service", "api", "lmdb_store", "peers", "zookeeper"},
+    "service": ADAPTER
+    | {"runtime", "peers", "snapshot"},  # forwards writes, which is no port: the core does not ask for it
+    "api": ADAPTER
+    | {"api", "service", "peers", "snapshot", "kvlog"},  # peers: what nodes say to each other over HTTP
+    "assembly": ADAPTER
+    | {"runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
@@ -37,9 +46,19 @@ PARTS = {
 that has a line of its own here."""
 
 THIRD_PARTIES = {
-    "msgspec": {"core", "memory", "lmdb_store", "peers", "zookeeper", "api"},
+    "msgspec": {
+        "core",
+        "memory",
+        "lmdb_files",
+        "lmdb_store",
+        "quarantine",
+        "snapshot",
+        "peers",
+        "zookeeper",
+        "api",
+    },
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
-    "lmdb": {"lmdb_store"},
+    "lmdb": {"lmdb_files", "lmdb_copy", "lmdb_verify", "lmdb_store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
     "werkzeug": {"api"},
     "granian": {"assembly"},
