@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -92,12 +93,17 @@ class HttpPeers:
         self._verify = verify
         self._fetching = threading.Lock()
         self._stopping = threading.Event()
+        self._answer: urllib3.BaseHTTPResponse | None = None  # the snapshot that comes in
         self._pool = urllib3.PoolManager(num_pools=THREADS, maxsize=CONNECTIONS_PER_PEER, retries=False)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
 
     def stop(self) -> None:
         """Send nothing more, and end what is being fetched."""
         self._stopping.set()
+        answer = self._answer
+        if answer is not None:
+            with suppress(OSError, RuntimeError, ValueError):  # it has just come to its end by itself
+                answer.shutdown()  # whoever waits for its next byte need not wait any longer
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.clear()
 
@@ -183,6 +189,7 @@ class HttpPeers:
             timeout=urllib3.Timeout(connect=CONNECT_S, read=SNAPSHOT_READ_S),
             preload_content=False,
         )
+        self._answer = response
         try:
             instance = response.headers.get(INSTANCE_HEADER)
             if instance != effect.member.instance:
@@ -202,6 +209,7 @@ class HttpPeers:
                 os.fsync(file.fileno())
             sync_directory(self._incoming)
         finally:
+            self._answer = None
             response.close()  # and the connection with it: what is left of the answer is not read
         return header
 
