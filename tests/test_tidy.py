@@ -22,14 +22,23 @@ PARTS = {
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
     "memory_store": ADAPTER,
-    "lmdb_store": REAL,
-    "peers": REAL,
+    "store_dirs": {"errors"},
+    "lmdb_files": ADAPTER | {"store_dirs"},
+    "lmdb_copy": ADAPTER | {"lmdb_files"},
+    "lmdb_verify": ADAPTER | {"lmdb_files"},
+    "lmdb_store": REAL | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
+    "quarantine": ADAPTER | {"lmdb_verify", "store_dirs"},
+    "snapshot": {"errors", "core"},
+    "peers": REAL | {"snapshot", "store_dirs"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
-    "service": REAL | {"runtime", "peers"},  # forwards writes, which is no port: the core does not ask for it
-    "api": REAL | {"api", "service", "peers", "kvlog"},  # peers: what nodes say to each other over HTTP
-    "assembly": REAL | {"guard", "runtime", "service", "api", "lmdb_store", "peers", "zookeeper"},
+    # It forwards writes, which is no port: the core does not ask for it.
+    "service": REAL | {"runtime", "peers", "snapshot"},
+    # peers and snapshot: what nodes say to each other over HTTP.
+    "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
+    "assembly": REAL
+    | {"guard", "runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
@@ -43,9 +52,19 @@ PARTS = {
 that has a line of its own here."""
 
 THIRD_PARTIES = {
-    "msgspec": {"core", "memory_store", "lmdb_store", "peers", "zookeeper", "api"},
+    "msgspec": {
+        "core",
+        "memory_store",
+        "lmdb_files",
+        "lmdb_store",
+        "quarantine",
+        "snapshot",
+        "peers",
+        "zookeeper",
+        "api",
+    },
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
-    "lmdb": {"lmdb_store"},
+    "lmdb": {"lmdb_files", "lmdb_copy", "lmdb_verify", "lmdb_store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
     "werkzeug": {"api"},
     "granian": {"assembly"},
