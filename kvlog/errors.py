@@ -7,6 +7,7 @@
     ├── WrongLog              this store and this ZooKeeper do not belong together; exit code 4
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
+    ├── CommandFailed         an operator's command cannot do what it was asked to
     ├── Unavailable           the other side did not answer in time, or not at all
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
@@ -50,6 +51,10 @@ class StoreFailure(KvlogError):
     """The local store could not be read or written. The node exits: reopening decides what survived."""
 
     exit_code = 5
+
+
+class CommandFailed(KvlogError):
+    """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
 
 
 class Unavailable(KvlogError):
