@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kvlog.errors import InUse
+from kvlog.lmdb_files import sync_directory
 
 
 @contextmanager
@@ -42,18 +42,3 @@ def move(source: Path, target: Path) -> None:
     """Rename within one directory, so that it survives a power cut."""
     source.rename(target)
     sync_directory(target.parent)
-
-
-def remove(directory: Path) -> None:
-    """Remove a directory with all that is in it; nothing happens if it is not there."""
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,8 @@ from kvlog.cli.console import fields, note, say, table
 from kvlog.cli.directories import locked, move
 from kvlog.cli.restore import how_to_go_on, tell_log
 from kvlog.core.machine import Position
-from kvlog.errors import CommandFailed, StoreFailure
+from kvlog.errors import CommandFailed, StoreDamaged
+from kvlog.lmdb_files import STORE, settle_files
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 MOVED = "store.before-recover"
@@ -86,10 +87,10 @@ def _start(command: Recover, log: FoundLog | None, candidates: list[Candidate], 
         with connect(command.zk, command.root) as place:
             log = place.create(Seed.of(position))
     if position.identity != log.identity:
-        tell_log(chosen.data_dir / "store", log)
+        tell_log(chosen.data_dir / STORE, log)
     for other in candidates:
-        if other is not chosen and (other.data_dir / "store").exists():
-            move(other.data_dir / "store", _free_name(other.data_dir))
+        if other is not chosen and (other.data_dir / STORE).exists():
+            move(other.data_dir / STORE, _free_name(other.data_dir))
     fields(
         ("new log at", command.root),
         ("cluster", log.identity.cluster_id),
@@ -106,17 +107,18 @@ def _start(command: Recover, log: FoundLog | None, candidates: list[Candidate], 
 
 
 def _candidate(data_dir: Path) -> Candidate:
-    store = data_dir / "store"
+    settle_files(data_dir)
+    store = data_dir / STORE
     if not store.exists():
         return Candidate(data_dir)
     try:
         return Candidate(data_dir, examine(store, f"checking {store}").position)
-    except StoreFailure as error:
+    except StoreDamaged as error:
         return Candidate(data_dir, damage=str(error))
 
 
 def _describe(candidates: list[Candidate]) -> str:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in candidates:
         position = one.position
         if position is None:

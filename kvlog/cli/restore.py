@@ -13,8 +13,9 @@ from pathlib import Path
 from kvlog.cli.arguments import PROGRAM, Restore
 from kvlog.cli.backup import read_header, unpack
 from kvlog.cli.console import fields, note
-from kvlog.cli.directories import locked, move, remove
+from kvlog.cli.directories import locked, move
 from kvlog.errors import CommandFailed
+from kvlog.lmdb_files import STORE, remove
 from kvlog.lmdb_store import LmdbStore
 from kvlog.snapshot import Header
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
@@ -32,7 +33,7 @@ def restore(command: Restore) -> None:
     with locked(command.data_dir):
         header = read_header(command.file)
         found = _look(command, header)
-        store = command.data_dir / "store"
+        store = command.data_dir / STORE
         if store.exists():
             _refuse_store(found, store)
             _tell(command, store)
@@ -73,7 +74,7 @@ def _look(command: Restore, header: Header) -> FoundLog | None:
             "ZooKeeper's "
             f"`zkCli.sh deleteall {command.root}`, and run this command again"
         )
-    store = command.data_dir / "store"
+    store = command.data_dir / STORE
     if not found.empty and not store.exists():
         raise CommandFailed(
             f"the cluster at {command.root} was begun with this very backup, and nodes use it already; nothing "

@@ -44,6 +44,7 @@ def kvlog(*arguments: object, env: dict[str, str] | None = None) -> Result:
         capture_output=True,
         text=True,
         timeout=RUN_S,
+        check=False,
     )
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "a bug in kvlog" not in ended.stderr, ended.stderr
@@ -57,6 +58,7 @@ class NodeStandIn:
         self.node_id = node_id
         self.routes: dict[str, Route] = {}
         self.asked: list[str] = []
+        self.broken_off = 0  # bytes that a snapshot announces and does not bring
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -77,9 +79,12 @@ class NodeStandIn:
                 status, content = route(body) if route else (404, {"error": "there is no such page"})
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header(
+                    "Content-Length", str(len(data) + (stand_in.broken_off if isinstance(content, bytes) else 0))
+                )
                 self.end_headers()
                 self.wfile.write(data)
+                self.close_connection = True
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its parent's name
                 pass

@@ -24,7 +24,12 @@ def halted(make_nodes: Callable[..., list[NodeStandIn]]) -> list[NodeStandIn]:
 
     bodies: list[dict] = []
     for node in nodes:
-        node.state |= {"role": "halted", "halted_at": INDEX, "ready": False, "reason": "halted: entry 50 is damaged"}
+        node.state |= {
+            "role": "halted",
+            "halted_at": INDEX,
+            "ready": False,
+            "reason": "halted: entry 50 is damaged",
+        }
         node.routes[SKIP] = skip
         node.bodies = bodies  # type: ignore[attr-defined]
     return nodes
@@ -119,4 +124,6 @@ def test_who_does_not_come_past_the_entry_is_named(halted: list[NodeStandIn]):
     result = run(halted, "--wait", "0.3")
 
     assert (result.code, posted(halted)) == (1, 1)
-    assert "not all members have gone past it: n2 is at 49, halted at 50: halted: entry 50 is damaged" in result.err
+    assert (
+        "not all members have gone past it: n2 is at 49, halted at 50: halted: entry 50 is damaged" in result.err
+    )
