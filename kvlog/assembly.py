@@ -252,6 +252,7 @@ def _assemble(
         settings.zk,
         Layout(settings.root),
         known=store.position().identity,
+        data_dir=settings.data_dir,
         session_timeout_s=settings.session_timeout_s,
         post=runtime.post,
         clock=clock,

@@ -8,6 +8,7 @@
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
     ├── CommandFailed         an operator's command cannot do what it was asked to
+    ├── Stuck                 a part of the process has stopped working; exit code 6: start it again
     ├── Unavailable           the other side did not answer in time, or not at all
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
@@ -55,6 +56,12 @@ class StoreFailure(KvlogError):
 
 class CommandFailed(KvlogError):
     """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
+
+
+class Stuck(KvlogError):
+    """A part of the process has stopped working. The node exits: starting it again is what helps."""
+
+    exit_code = 6
 
 
 class Unavailable(KvlogError):

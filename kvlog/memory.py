@@ -235,8 +235,15 @@ class MemorySession:
             ensemble = self._ensemble
             if effect.fence not in ensemble.candidates:
                 return ev.Failed(effect)
-            ensemble.first_index = max(ensemble.first_index, effect.first_index)
+            first = effect.first_index
+            if first > ensemble.first_index:
+                segment = segment_of(first)
+                if first != first_of(segment) or segment > segment_of(len(ensemble.entries)):
+                    return ev.Failed(effect)  # no segment begins there
+                ensemble.first_index = first
             ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
+            for index in [index for index in ensemble.skips if index < ensemble.kept_from]:
+                del ensemble.skips[index]
             done = ensemble.kept_from == ensemble.first_index
             return ev.Trimmed(ensemble.first_index, ensemble.first_bytes, done)
 

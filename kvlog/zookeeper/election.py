@@ -1,4 +1,4 @@
-"""The port Election: candidates and members as ephemeral znodes."""
+"""The port Election: candidates and members as ephemeral znodes, replicas as persistent ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kazoo.exceptions import NodeExistsError, NoNodeError
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.values import Candidate, Member
-from kvlog.zookeeper.layout import CandidateData, MemberData, parse_candidate
+from kvlog.core.values import Candidate, Member, Replica
+from kvlog.zookeeper.layout import CandidateData, MemberData, ReplicaData, parse_candidate
 from kvlog.zookeeper.session import ZooKeeperSession
 
 
@@ -144,6 +144,46 @@ class ZooKeeperElection:
 
         self._session.run(effect, work)
 
+    # --- replicas -----------------------------------------------------------------------------------------
+
+    def publish_mark(self, effect: do.PublishMark) -> None:
+        """See ports.Election."""
+        self._session.run(effect, lambda: self._publish_mark(effect.mark))
+
+    def _publish_mark(self, mark: Replica) -> ev.Event:
+        call, path = self._session.call, self._layout.replica(mark.node_id)
+        data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding))
+        try:
+            call(self._client.set_async(path, data))
+        except NoNodeError:
+            with suppress(NodeExistsError):  # only a log that was made before there were marks has none
+                call(self._client.create_async(self._layout.replicas))
+            call(self._client.create_async(path, data))
+        return ev.MarkPublished(mark)
+
+    def list_replicas(self, effect: do.ListReplicas) -> None:
+        """See ports.Election."""
+        self._session.run(effect, self._list_replicas)
+
+    def _list_replicas(self) -> ev.Event:
+        try:
+            names = self._session.call(self._client.get_children_async(self._layout.replicas))
+        except NoNodeError:
+            return ev.ReplicasListed(())
+        found = self._read_all({name: self._layout.replica(name) for name in names})
+        replicas = (_replica(name, data) for name, (data, _) in sorted(found.items()))
+        return ev.ReplicasListed(tuple(replica for replica in replicas if replica is not None))
+
+    def remove_replica(self, effect: do.RemoveReplica) -> None:
+        """See ports.Election."""
+
+        def work() -> ev.Event:
+            with suppress(NoNodeError):  # it was never there, or was removed before
+                self._session.call(self._client.delete_async(self._layout.replica(effect.node_id)))
+            return ev.ReplicaRemoved(effect.node_id)
+
+        self._session.run(effect, work)
+
     def _read_all(self, paths: dict[str, str]) -> dict[str, tuple[bytes, Any]]:
         """Data and stat of each path that exists, requested all at once."""
         pending = {name: self._client.get_async(path) for name, path in paths.items()}
@@ -163,3 +203,12 @@ def _member(node_id: str, data: bytes) -> Member | None:
     except msgspec.MsgspecError:
         return None
     return Member(node_id, held.instance, held.address, held.mode)
+
+
+def _replica(node_id: str, data: bytes) -> Replica | None:
+    """The replica in a znode; None if kvlog did not make it."""
+    try:
+        held = msgspec.json.decode(data, type=ReplicaData)
+    except msgspec.MsgspecError:
+        return None
+    return Replica(node_id, held.address, held.durable_index, held.holding)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from kazoo.exceptions import NoNodeError, RolledBackError, RuntimeInconsistency
+import msgspec
+from kazoo.exceptions import NodeExistsError, NoNodeError
 from kazoo.recipe.watchers import ChildrenWatch
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
-from kvlog.zookeeper.layout import entry_index, last_entry, last_segment
+from kvlog.core.entry import SEGMENT_ENTRIES, first_of, segment_of
+from kvlog.zookeeper.layout import (
+    LogData,
+    SegmentData,
+    entry_index,
+    last_entry,
+    log_data,
+    segments_in,
+    skips_in,
+)
+from kvlog.zookeeper.multi import failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
-
-_COLLATERAL = (RolledBackError, RuntimeInconsistency)
-"""What the operations of a failed multi say that did not fail themselves."""
+from kvlog.zookeeper.trim import Trimmer
 
 _SEQUENCE_MODULUS = 1 << 32
 
@@ -26,7 +35,9 @@ class ZooKeeperLog:
         self._session = session
         self._layout = session.layout
         self._client = session.client
+        self._trimmer = Trimmer(session)
         self._watch_generation = 0
+        self._skips: frozenset[int] = frozenset()  # used on the session's thread only
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -35,32 +46,51 @@ class ZooKeeperLog:
         self._session.run(effect, lambda: self._read_tail(effect))
 
     def _read_tail(self, effect: do.ReadTail) -> ev.Event:
-        asked_at = self._session.clock.monotonic()
-        if effect.confirm:
-            self._pass_quorum()
-        segment = last_segment(self._session.call(self._client.get_children_async(self._layout.log)))
-        if segment is None:
-            raise NoNodeError(self._layout.segment(0))
-        stat = self._session.call(self._client.exists_async(self._layout.segment(segment)))
+        session = self._session
+        asked_at = session.clock.monotonic()
+        # All on their way before the first answer is waited for; ZooKeeper answers a session in this order. A trim
+        # notes where the log begins before it deletes anything, so whoever has missed an entry is told of it here.
+        # And the segments are listed after that: the one at which the log begins is among them.
+        quorum = session.ask_quorum() if effect.confirm else None
+        log = self._client.get_async(self._layout.log)
+        children = self._client.get_children_async(self._layout.log)
+        if quorum is not None:
+            session.check_quorum(quorum)
+        try:
+            data, stat = session.call(log)
+            names = session.call(children)
+        except NoNodeError:
+            session.require_log()
+            return ev.Failed(effect)
+        session.require_log(stat.czxid)
+        begin = self._begin(data)
+        segment = max(segments_in(names), default=-1)
+        if segment < segment_of(begin.first_index):
+            session.refuse(session.refusal.broken_log(f"the log has no segment {segment_of(begin.first_index)}"))
+        self._skips = frozenset(skips_in(names))
+        stat = session.call(self._client.exists_async(self._layout.segment(segment)))
         if stat is None:
             return ev.Failed(effect)
         # ZooKeeper shows cversion as creations plus deletions, and numChildren is their difference, so this is
         # the number of children ever created: what the next sequence number will be. Neither failed multis nor
         # deletions disturb it (PrepRequestProcessor, DataNode.copyStat; measured).
         created = ((stat.cversion % _SEQUENCE_MODULUS) + stat.numChildren) // 2
-        return ev.TailRead(segment * SEGMENT_ENTRIES + created - 1, asked_at, effect.confirm)
+        return ev.TailRead(
+            first_of(segment) + created - 1,
+            asked_at,
+            effect.confirm,
+            begin.first_index,
+            begin.first_bytes,
+            tuple(sorted(self._skips)),
+        )
 
-    def _pass_quorum(self) -> None:
-        """Have a quorum agree on something, so that this session then sees all that was agreed on before.
-
-        ``sync`` would not do: ZooKeeper's leader answers it alone (ZOOKEEPER-1675). A multi of nothing but a
-        check is a transaction like any other.
-        """
-        transaction = self._client.transaction()
-        transaction.check(self._layout.cluster, version=-1)
-        for result in self._session.call(transaction.commit_async()):
-            if isinstance(result, Exception):
-                raise result
+    def _begin(self, data: bytes) -> LogData:
+        """Where the log begins, from the data of its znode."""
+        try:
+            return log_data(data)
+        except msgspec.MsgspecError:
+            refusal = self._session.refusal
+            self._session.refuse(refusal.broken_log(f"{self._layout.log} does not say where the log begins"))
 
     def read_entries(self, effect: do.ReadEntries) -> None:
         """See ports.Log."""
@@ -68,8 +98,10 @@ class ZooKeeperLog:
 
     def _read_entries(self, effect: do.ReadEntries) -> ev.Event:
         indices = range(effect.first_index, effect.first_index + effect.count)
+        layout = self._layout
+        paths = (layout.skip(index) if index in self._skips else layout.entry(index) for index in indices)
         # All of them are on their way before the first answer is waited for.
-        pending = [self._client.get_async(self._layout.entry(index)) for index in indices]
+        pending = [self._client.get_async(path) for path in paths]
         entries = []
         for request in pending:
             try:
@@ -115,12 +147,31 @@ class ZooKeeperLog:
         transaction.check(self._layout.candidate(effect.fence), version=-1)
         transaction.create(self._layout.entry_prefix(segment), effect.data, sequence=True)
         if effect.index % SEGMENT_ENTRIES == SEGMENT_ENTRIES - 1:
-            transaction.create(self._layout.segment(segment + 1))
+            transaction.create(
+                self._layout.segment(segment + 1), msgspec.json.encode(SegmentData(effect.log_bytes))
+            )
         self._session.start_call(
             transaction.commit_async(),
             lambda result: self._session.post(_outcome(effect, result)),
             lambda: self._session.post(unknown),
         )
+
+    # --- trimming and skipping ----------------------------------------------------------------------------
+
+    def trim(self, effect: do.Trim) -> None:
+        """See ports.Log."""
+        self._session.run(effect, lambda: self._trimmer.trim(effect))
+
+    def write_skip(self, effect: do.WriteSkip) -> None:
+        """See ports.Log."""
+
+        def work() -> ev.Event:
+            with suppress(NodeExistsError):  # whoever was first, it stands for the same entry
+                self._session.call(self._client.create_async(self._layout.skip(effect.index), effect.data))
+            self._skips |= {effect.index}
+            return ev.SkipWritten(effect.index)
+
+        self._session.run(effect, work)
 
 
 def _outcome(effect: do.Append, pending: Any) -> ev.Event:
@@ -130,8 +181,7 @@ def _outcome(effect: do.Append, pending: Any) -> ev.Event:
     fence, entry, *_ = pending.value
     if isinstance(fence, NoNodeError):
         return ev.AppendFenced(effect.batch_id)
-    failed = [result for result in pending.value if isinstance(result, Exception)]
-    if failed:  # refused as a whole, for another reason: it cannot land either
-        reasons = [repr(result) for result in failed if type(result) not in _COLLATERAL]
-        return ev.AppendRefused(effect.batch_id, f"ZooKeeper refused entry {effect.index}: {reasons}")
+    failure = failure_in(pending.value)
+    if failure is not None:  # refused as a whole, for another reason: it cannot land either
+        return ev.AppendRefused(effect.batch_id, f"ZooKeeper refused entry {effect.index}: {failure!r}")
     return ev.Appended(effect.batch_id, entry_index(entry))

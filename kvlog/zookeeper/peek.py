@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import KazooException, NoNodeError
-from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.exceptions import NoNodeError
 
-from kvlog.core.entry import SEGMENT_ENTRIES, LogEntry, Put, decode_entry
-from kvlog.errors import Unavailable
-from kvlog.zookeeper.layout import Layout, last_entry
+from kvlog.core.entry import LogEntry, Put, decode_entry
+from kvlog.zookeeper.layout import Layout, last_entry, log_data, segments_in, skips_in
+from kvlog.zookeeper.visit import visit
 
 ANSWER_S = 10.0
 """How long connecting may take, and each request."""
-
-STOP_S = 2.0
-"""How long closing the session may take; kazoo's own stop can wait for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +45,8 @@ class StoredEntry:
         entry = self.item.entry
         if entry.leader is not None:
             return [f"barrier: {entry.leader.address} leads from here on"]
+        if entry.skip is not None:
+            return [f"skipped: {entry.skip.reason}"]
         effects = [effect for request in entry.requests for effect in request.effects]
         return [
             f"{effect.key} = {effect.value}" if isinstance(effect, Put) else f"{effect.key} is deleted"
@@ -78,17 +73,23 @@ class Peek:
         """
         layout = self._layout
         with self._session() as client:
+            data, _ = _get(client.get_async(layout.log))
+            children = _get(client.get_children_async(layout.log))
+            skips = skips_in(children)
+            last = max(skips, default=-1)
+            for segment in reversed(segments_in(children)):
+                found = last_entry(segment, _get(client.get_children_async(layout.segment(segment))))
+                if found is not None:
+                    last = max(last, found)
+                    break
             entries: list[StoredEntry] = []
-            segments = sorted(map(int, _get(client.get_children_async(layout.log))))
-            while segments and len(entries) < count:
-                segment = segments.pop()
-                last = last_entry(segment, _get(client.get_children_async(layout.segment(segment))))
-                index = segment * SEGMENT_ENTRIES - 1 if last is None else last
-                while index >= segment * SEGMENT_ENTRIES and len(entries) < count:
-                    path = layout.entry(index)
+            for index in range(last, max(log_data(data).first_index, last - count + 1) - 1, -1):
+                path = layout.skip(index) if index in skips else layout.entry(index)
+                try:
                     data, _ = _get(client.get_async(path))
-                    entries.append(StoredEntry(path, decode_entry(index, data)))
-                    index -= 1
+                except NoNodeError:
+                    break  # trimmed meanwhile
+                entries.append(StoredEntry(path, decode_entry(index, data)))
             return entries[::-1]
 
     def members(self) -> list[str]:
@@ -106,20 +107,8 @@ class Peek:
         with self._session() as client:
             _remove(client, self._layout.root)
 
-    @contextmanager
-    def _session(self) -> Iterator[KazooClient]:
-        logger = logging.getLogger("kvlog.kazoo")
-        logger.setLevel(logging.CRITICAL)  # what matters of it arrives as exceptions
-        client = KazooClient(hosts=self._hosts, timeout=ANSWER_S, logger=logger)
-        try:
-            client.start(timeout=ANSWER_S)
-            yield client
-        except (KazooTimeoutError, KazooException) as error:
-            raise Unavailable(f"ZooKeeper at {self._hosts} gave no answer: {error!r}") from error
-        finally:
-            closing = threading.Thread(target=_close, args=(client,), name="kvlog-peek-stop", daemon=True)
-            closing.start()
-            closing.join(STOP_S)
+    def _session(self) -> AbstractContextManager[KazooClient]:
+        return visit(self._hosts, answer_s=ANSWER_S)
 
 
 def _get(pending: Any) -> Any:
@@ -131,8 +120,3 @@ def _remove(client: KazooClient, path: str) -> None:
         for name in _get(client.get_children_async(path)):
             _remove(client, f"{path}/{name}")
         _get(client.delete_async(path))
-
-
-def _close(client: KazooClient) -> None:
-    client.stop()
-    client.close()

@@ -10,8 +10,6 @@ What a log was made from stands in its ROOT/cluster: a command that is run again
 
 from __future__ import annotations
 
-import logging
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,64 +18,27 @@ from typing import Any, TypeVar
 
 import msgspec
 from kazoo.client import KazooClient
-from kazoo.exceptions import (
-    ConnectionClosedError,
-    ConnectionLoss,
-    KazooException,
-    NodeExistsError,
-    NoNodeError,
-    OperationTimeoutError,
-    SessionExpiredError,
-)
-from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.exceptions import NodeExistsError, NoNodeError
 
 from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, segment_of
-from kvlog.core.machine import REQUEST_WINDOW, Identity, Position
+from kvlog.core.machine import Identity, Position
 from kvlog.errors import CommandFailed, Unavailable, WrongLog, invariant
-from kvlog.zookeeper.layout import Layout, last_segment
+from kvlog.zookeeper.layout import ClusterData, Layout, LogData, SegmentData, segments_in
+from kvlog.zookeeper.multi import failure_in
+from kvlog.zookeeper.visit import visit
 
-CONNECT_S = 15.0
-"""How long connecting may take: a server that is down costs some of it."""
+ANSWER_S = 15.0
+"""How long connecting may take, and how long ZooKeeper may take to answer a request."""
 
-ANSWER_S = 10.0
-"""How long ZooKeeper may take to answer a request."""
-
-STOP_S = 2.0
-"""How long closing the session is waited for."""
-
-_NO_ANSWER = (
-    ConnectionClosedError,
-    ConnectionLoss,
-    OperationTimeoutError,
-    SessionExpiredError,
-    KazooTimeoutError,
-)
 _SEQUENCE_MODULUS = 1 << 32
 
 T = TypeVar("T")
 
 
-class SeededCluster(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What ROOT/cluster holds, of which nodes leave ``seed`` aside: the name of what the log was made from."""
+class SeededCluster(ClusterData, frozen=True):
+    """What ROOT/cluster holds, and the name of what the log was made from, which nodes leave aside."""
 
-    cluster_id: str
-    format: int
-    segment: int
-    window: int = REQUEST_WINDOW
     seed: str = ""
-
-
-class LogData(msgspec.Struct, frozen=True):
-    """What ROOT/log holds if the log does not begin at 0: its first index, and the size of all before it."""
-
-    first_index: int = 0
-    first_bytes: int = 0
-
-
-class SegmentData(msgspec.Struct, frozen=True):
-    """What a segment holds: the size of all entries before it."""
-
-    log_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,29 +88,16 @@ def connect(hosts: str, root: str) -> Iterator[Place]:
     """A session with ZooKeeper for as long as the block lasts.
 
     Raises:
-        Unavailable: no server gives a session in time.
+        Unavailable: no server gives a session in time, or one does not answer, or refuses.
     """
-    logger = logging.getLogger("kvlog.kazoo")
-    logger.setLevel(logging.CRITICAL)  # what matters of it arrives as exceptions
-    client = KazooClient(hosts=hosts, timeout=ANSWER_S, logger=logger)
     try:
-        client.start(timeout=CONNECT_S)
-    except KazooTimeoutError as error:
+        with visit(hosts, answer_s=ANSWER_S) as client:
+            yield Place(client, hosts, Layout(root))
+    except Unavailable as error:
         raise Unavailable(
-            f"ZooKeeper at {hosts} does not answer within {CONNECT_S:g} s: is --zk right, and does a majority of "
-            "its servers run?"
+            f"{error}; is --zk right, and does a majority of its servers run? Once it works, run the same command "
+            "again"
         ) from error
-    try:
-        yield Place(client, hosts, Layout(root))
-    finally:
-        closing = threading.Thread(target=_close, args=(client,), name="kvlog-zk-stop", daemon=True)
-        closing.start()
-        closing.join(STOP_S)
-
-
-def _close(client: KazooClient) -> None:
-    client.stop()
-    client.close()
 
 
 class Place:
@@ -166,14 +114,12 @@ class Place:
         Raises:
             WrongLog: what is there is no log that this version knows.
             CommandFailed: only a part of a log is there.
-            Unavailable: ZooKeeper does not answer, or refuses.
+            KazooException: ZooKeeper does not answer, or refuses; ``connect`` makes Unavailable of it.
         """
         layout = self._layout
-        try:
-            self._pass_quorum()
-            data, _ = self._call(self._client.get_async(layout.cluster))
-        except NoNodeError:
+        if not self._quorum_knows_cluster():
             return None
+        data, _ = self._call(self._client.get_async(layout.cluster))
         cluster = _decode(data, SeededCluster, layout.cluster)
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
             raise WrongLog(
@@ -183,8 +129,8 @@ class Place:
             )
         try:
             data, stat = self._call(self._client.get_async(layout.log))
-            last = last_segment(self._call(self._client.get_children_async(layout.log)))
-            _, segment = self._call(self._client.get_async(layout.segment(last or 0)))
+            last = max(segments_in(self._call(self._client.get_children_async(layout.log))), default=0)
+            _, segment = self._call(self._client.get_async(layout.segment(last)))
         except NoNodeError as error:
             raise CommandFailed(
                 f"{layout.cluster} is there, but its log is not whole ({layout.log} or its segments are missing): "
@@ -194,7 +140,7 @@ class Place:
         log = _decode(data, LogData, layout.log) if data else LogData()
         # The number of children ever created, as kvlog.zookeeper.log reads it off the znode's counters.
         created = ((segment.cversion % _SEQUENCE_MODULUS) + segment.numChildren) // 2
-        empty = (last or 0) * SEGMENT_ENTRIES + created == log.first_index
+        empty = last * SEGMENT_ENTRIES + created == log.first_index
         identity = Identity(cluster.cluster_id, stat.czxid, cluster.window)
         return FoundLog(identity, cluster.seed, log.first_index, empty)
 
@@ -203,31 +149,30 @@ class Place:
 
         Raises:
             CommandFailed: something is there already.
-            Unavailable: ZooKeeper does not answer, or refuses; the log may have been made all the same: ``find``
-                tells.
+            KazooException: ZooKeeper does not answer, or refuses; ``connect`` makes Unavailable of it. The log may
+                have been made all the same: ``find`` tells.
         """
         layout, first = self._layout, seed.first_index
         cluster = SeededCluster(uuid.uuid4().hex, FORMAT, SEGMENT_ENTRIES, seed.window, seed.name)
         self._call(self._client.ensure_path_async(layout.root))
         transaction = self._client.transaction()
         transaction.create(layout.cluster, msgspec.json.encode(cluster))
-        for path in (layout.election, layout.members, f"{layout.root}/replicas"):
+        for path in (layout.election, layout.members, layout.replicas):
             transaction.create(path)
         transaction.create(layout.log, msgspec.json.encode(LogData(first, seed.log_bytes)))
         transaction.create(
             layout.segment(segment_of(first)), msgspec.json.encode(SegmentData(log_bytes=seed.log_bytes))
         )
-        results = self._call(transaction.commit_async())
-        failed = [result for result in results if isinstance(result, Exception)]
-        if any(isinstance(result, NodeExistsError) for result in failed):
+        failure = failure_in(self._call(transaction.commit_async()))
+        if isinstance(failure, NodeExistsError):
             raise CommandFailed(
                 f"no log was made: there is something below {layout.root} already, perhaps from a node that was "
                 "started meanwhile, or left over from a log that was removed in part; choose another --root, or, "
                 f"if nothing of it is needed, stop all nodes, remove it with ZooKeeper's `zkCli.sh deleteall "
                 f"{layout.root}`, and run this command again"
             )
-        if failed:
-            raise Unavailable(f"ZooKeeper at {self._hosts} refuses to make a log at {layout.root}: {failed!r}")
+        if failure is not None:
+            raise failure
         found = self.find()
         if found is None or found.identity.cluster_id != cluster.cluster_id:
             raise CommandFailed(
@@ -235,30 +180,19 @@ class Place:
             )
         return found
 
-    def _pass_quorum(self) -> None:
-        """Have a quorum agree that there is a cluster: then this session sees all that was agreed on before.
-
-        Raises:
-            NoNodeError: they agree that there is none.
-        """
+    def _quorum_knows_cluster(self) -> bool:
+        """Whether there is a cluster. A quorum says it, so this session then sees all that was agreed on before."""
         transaction = self._client.transaction()
         transaction.check(self._layout.cluster, version=-1)
-        for result in self._call(transaction.commit_async()):
-            if isinstance(result, Exception):
-                raise result
+        failure = failure_in(self._call(transaction.commit_async()))
+        if failure is not None and not isinstance(failure, NoNodeError):
+            raise failure
+        return failure is None
 
-    def _call(self, pending: Any) -> Any:
-        """The result of an asynchronous request; NoNodeError is for the caller."""
-        try:
-            return pending.get(timeout=ANSWER_S)
-        except NoNodeError:
-            raise
-        except _NO_ANSWER as error:
-            raise Unavailable(
-                f"ZooKeeper at {self._hosts} did not answer: {error!r}; once it works, run the same command again"
-            ) from error
-        except KazooException as error:
-            raise Unavailable(f"ZooKeeper at {self._hosts} refuses: {error!r}") from error
+    @staticmethod
+    def _call(pending: Any) -> Any:
+        """The result of an asynchronous request. kazoo's exceptions end the visit, all but those that are caught."""
+        return pending.get(timeout=ANSWER_S)
 
 
 def _decode(data: bytes, kind: type[T], path: str) -> T:

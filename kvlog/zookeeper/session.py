@@ -17,7 +17,8 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import msgspec
 from kazoo.client import KazooClient, KazooState
@@ -31,14 +32,18 @@ from kazoo.exceptions import (
     SessionExpiredError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.states import KeeperState
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
-from kvlog.core.machine import Identity
-from kvlog.errors import Unavailable, WrongLog
+from kvlog.core.machine import REQUEST_WINDOW, Identity
+from kvlog.errors import Stuck, Unavailable, WrongLog
 from kvlog.ports import Clock, Post
 from kvlog.zookeeper.layout import ClusterData, Layout
+from kvlog.zookeeper.multi import failure_in
+from kvlog.zookeeper.outage import Lookout
+from kvlog.zookeeper.refusal import Refusal
 
 RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_jitter": 0.4, "max_delay": 0.7}
 """Try to connect for ever, with at most 0.7 s * 1.4 between two tries."""
@@ -65,7 +70,9 @@ class ZooKeeperSession:
     """A kazoo client with its one worker thread, on which requests of several steps run in plain order.
 
     ``known`` is the log that the store belongs to, if it has one: then nothing is made where no log is found.
-    ``say`` is told what people should know; ``fail`` ends the process (exit code, last line).
+    ``data_dir`` is where that store is, for the words of a refusal. ``window``: for how many revisions requests
+    are remembered, should this node be the one that makes the log. ``say`` is told what people should know;
+    ``fail`` ends the process (exit code, last line).
     """
 
     def __init__(
@@ -74,11 +81,13 @@ class ZooKeeperSession:
         layout: Layout,
         *,
         known: Identity | None,
+        data_dir: Path,
         session_timeout_s: float,
         post: Post,
         clock: Clock,
         say: Callable[[str], None],
         fail: Callable[[int, str], None],
+        window: int = REQUEST_WINDOW,
     ) -> None:
         self.layout = layout
         self.post = post
@@ -87,6 +96,8 @@ class ZooKeeperSession:
         self.say = say
         self._fail = fail
         self._hosts = hosts
+        self._window = window
+        self.refusal = Refusal(hosts, layout.root, data_dir)
         self._call_timeout_s = session_timeout_s
         logger = logging.getLogger("kvlog.kazoo")
         logger.setLevel(logging.CRITICAL)  # what matters of it arrives as events and exceptions
@@ -101,6 +112,14 @@ class ZooKeeperSession:
         self._stopped = threading.Event()
         self._deadlines: dict[int, tuple[float, Callable[[], None]]] = {}
         self._calls = 0
+        self._begun = False  # kazoo's connection thread has been seen at work
+        self._lookout = Lookout(
+            self.client,
+            self.refusal,
+            known=lambda: self._known,
+            patience_s=session_timeout_s,
+            give_up=self._give_up,
+        )
 
     def start(self) -> None:
         """Begin to connect; SessionConnected is posted once that has worked."""
@@ -158,30 +177,27 @@ class ZooKeeperSession:
         try:
             data, _ = self.call(self.client.get_async(layout.cluster))
         except NoNodeError:
-            if self._known is not None:
-                self._fail(
-                    WrongLog.exit_code,
-                    f"there is no log below {layout.root} in ZooKeeper at {self._hosts}, but this store belongs "
-                    f"to cluster {self._known.cluster_id}: wrong --zk or --root, or ZooKeeper has lost its data; "
-                    "nothing was touched; correct the setting, or move the data directory away to start empty",
-                )
-            self._create()
+            if self._known is None:
+                self._create()
+            else:  # the server that was asked may only lag behind
+                self.require_log()
             data, _ = self.call(self.client.get_async(layout.cluster))
         try:
             cluster = msgspec.json.decode(data, type=ClusterData)
         except msgspec.MsgspecError:
-            self._fail(WrongLog.exit_code, f"{layout.cluster} was not made by kvlog: choose another --root")
+            self._fail(WrongLog.exit_code, self.refusal.foreign(layout.cluster))
             raise
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
             self._fail(
                 WrongLog.exit_code,
                 f"the log at {layout.root} has format {cluster.format} with segments of {cluster.segment} "
-                f"entries; this kvlog knows format {FORMAT} with {SEGMENT_ENTRIES}",
+                f"entries; this kvlog knows format {FORMAT} with {SEGMENT_ENTRIES}: run the kvlog that made it, "
+                "or choose another --root",
             )
         stat = self.call(self.client.exists_async(layout.log))
-        if stat is None:
-            raise NoNodeError(layout.log)
-        found = Identity(cluster.cluster_id, stat.czxid)
+        if stat is None:  # both were made in one transaction, so no server knows only one of them
+            self.refuse(self.refusal.broken_log(f"{layout.cluster} is there, but {layout.log} is not"))
+        found = Identity(cluster.cluster_id, stat.czxid, cluster.window)
         self._known = self._known or found
         return found
 
@@ -189,15 +205,51 @@ class ZooKeeperSession:
         """Make an empty log, whole or not at all. Another node may do the same at the same time."""
         layout = self.layout
         self.call(self.client.ensure_path_async(layout.root))
-        cluster = ClusterData(cluster_id=uuid.uuid4().hex, format=FORMAT, segment=SEGMENT_ENTRIES)
+        cluster = ClusterData(uuid.uuid4().hex, FORMAT, SEGMENT_ENTRIES, self._window)
         transaction = self.client.transaction()
         transaction.create(layout.cluster, msgspec.json.encode(cluster))
-        for path in (layout.election, layout.members, layout.log, layout.segment(0)):
+        for path in (layout.election, layout.members, layout.replicas, layout.log, layout.segment(0)):
             transaction.create(path)
-        results = self.call(transaction.commit_async())
-        failed = [result for result in results if isinstance(result, Exception)]
-        if failed and not any(isinstance(result, NodeExistsError) for result in failed):
-            raise failed[0]
+        failure = failure_in(self.call(transaction.commit_async()))
+        if failure is not None and not isinstance(failure, NodeExistsError):
+            raise failure
+
+    # --- which log it is ----------------------------------------------------------------------------------
+
+    def ask_quorum(self) -> Any:
+        """Have a quorum agree on something, so that this session then sees all that was agreed on before.
+
+        Pending; its result is for ``check_quorum``. ``sync`` would not do: ZooKeeper's leader answers it alone
+        (ZOOKEEPER-1675). A multi of nothing but checks is a transaction like any other, and so is its refusal.
+        """
+        transaction = self.client.transaction()
+        transaction.check(self.layout.cluster, version=-1)
+        transaction.check(self.layout.log, version=-1)
+        return transaction.commit_async()
+
+    def check_quorum(self, pending: Any) -> None:
+        """Wait for what ``ask_quorum`` has asked for. The process ends when there is no log any more."""
+        failure = failure_in(self.call(pending))
+        if isinstance(failure, NoNodeError) and self._known is not None:
+            self.refuse(self.refusal.no_log(self._known))
+        if failure is not None:
+            raise failure
+
+    def require_log(self, seen_czxid: int | None = None) -> None:
+        """See that the log is the one that this node follows; the process ends when it is not.
+
+        ``seen_czxid``: of the log's znode; None when a server did not find it: that a quorum has to confirm.
+        """
+        known = self._known
+        if seen_czxid is None:
+            self.check_quorum(self.ask_quorum())
+        elif known is not None and seen_czxid != known.log_czxid:
+            self.refuse(self.refusal.another_log(known, msgspec.structs.replace(known, log_czxid=seen_czxid)))
+
+    def refuse(self, reason: str) -> NoReturn:
+        """End the process: this node and the log in ZooKeeper do not go together."""
+        self._fail(WrongLog.exit_code, reason)
+        raise Unavailable(reason)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -263,3 +315,21 @@ class ZooKeeperSession:
             for number, (deadline, unanswered) in list(self._deadlines.items()):
                 if deadline <= now and self._deadlines.pop(number, None) is not None:
                     unanswered()
+            self._watch_connection(now)
+        self._lookout.end()
+
+    def _watch_connection(self, now: float) -> None:
+        """See whether kazoo still works at all, and whether it can ever be connected again."""
+        if self.client.client_state != KeeperState.CLOSED:
+            self._begun = True
+            self._lookout.tick(now)
+        elif self._begun and not self._stopped.is_set():
+            self._fail(
+                Stuck.exit_code,
+                f"the connection to ZooKeeper at {self._hosts} has ended for good, by an answer that kazoo does "
+                "not understand or by a bug in it; nothing is lost: start this node again",
+            )
+
+    def _give_up(self, reason: str) -> None:
+        if not self._stopped.is_set():
+            self._fail(WrongLog.exit_code, reason)

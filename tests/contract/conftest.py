@@ -7,6 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -15,8 +16,9 @@ from kazoo.client import KazooClient
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.describe import describe
-from kvlog.core.machine import Identity
-from kvlog.core.values import Member
+from kvlog.core.entry import first_of, segment_of
+from kvlog.core.machine import REQUEST_WINDOW, Identity
+from kvlog.core.values import Member, Replica
 from kvlog.ensemble import LocalEnsemble
 from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession
 from kvlog.ports import Election, Log
@@ -108,8 +110,12 @@ class WorldNode(ABC):
 
     def tail(self, *, confirm: bool = True) -> int:
         """The log's tail."""
+        return self.tail_read(confirm=confirm).tail_index
+
+    def tail_read(self, *, confirm: bool = True) -> ev.TailRead:
+        """All that is told with the log's tail."""
         self.log.read_tail(do.ReadTail(confirm))
-        return self.events.wait(ev.TailRead).tail_index
+        return self.events.wait(ev.TailRead)
 
     def append(self, index: int, data: bytes, fence: str) -> ev.Appended | ev.AppendFenced:
         """Append and wait for what became of it."""
@@ -120,7 +126,7 @@ class WorldNode(ABC):
     def fill(self, count: int, fence: str) -> None:
         """Append entries up to index ``count - 1``, many of them on their way at a time."""
         for index in range(self.tail() + 1, count):
-            self.log.append(do.Append(fence, f"fill-{index}", index, b"%d" % index))
+            self.log.append(do.Append(fence, f"fill-{index}", index, b"%d" % index, bytes_of(index + 1)))
             if index % 100 == 99 or index == count - 1:
                 self.events.wait(ev.Appended, lambda event, index=index: event.index == index)  # type: ignore[misc]
 
@@ -128,6 +134,36 @@ class WorldNode(ABC):
         """Entries of the log."""
         self.log.read_entries(do.ReadEntries(first, count))
         return self.events.wait(ev.EntriesRead, lambda found: found.first_index == first).entries
+
+    def trim(self, first_index: int, fence: str) -> ev.Trimmed | ev.Failed:
+        """Take one step of a trim, and wait for what became of it."""
+        effect = do.Trim(fence, first_index)
+        self.log.trim(effect)
+        return self.events.wait(
+            ev.Trimmed | ev.Failed,  # type: ignore[arg-type]
+            lambda found: isinstance(found, ev.Trimmed) or found.effect == effect,
+        )
+
+    def write_skip(self, index: int, data: bytes) -> None:
+        """Put a skip in an entry's place."""
+        self.log.write_skip(do.WriteSkip(index, data))
+        self.events.wait(ev.SkipWritten, lambda found: found.index == index)
+
+    def publish(self, mark: Replica) -> None:
+        """Publish a mark."""
+        self.election.publish_mark(do.PublishMark(mark))
+        self.events.wait(ev.MarkPublished, lambda found: found.mark == mark)
+
+    def remove_replica(self, node_id: str) -> None:
+        """Stop counting on a node."""
+        self.election.remove_replica(do.RemoveReplica(node_id))
+        self.events.wait(ev.ReplicaRemoved, lambda found: found.node_id == node_id)
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """The replicas in order, as of now."""
+        self.catch_up()
+        self.election.list_replicas(do.ListReplicas())
+        return self.events.wait(ev.ReplicasListed).replicas
 
     def candidates(self) -> tuple:
         """The candidates in order, as of now."""
@@ -145,6 +181,11 @@ class WorldNode(ABC):
         """Become a member."""
         self.election.join(do.Join(mode))
         return self.events.wait(ev.Joined)
+
+
+def bytes_of(count: int) -> int:
+    """The size of the first ``count`` entries that ``fill`` appends."""
+    return sum(len(b"%d" % index) for index in range(count))
 
 
 class World(ABC):
@@ -191,18 +232,22 @@ class RealClock:
 class ZooKeeperNode(WorldNode):
     connected: ev.SessionConnected
 
-    def __init__(self, hosts: str, root: str, me: Member, *, known: Identity | None = None) -> None:
+    def __init__(
+        self, hosts: str, root: str, me: Member, *, known: Identity | None = None, window: int = REQUEST_WINDOW
+    ) -> None:
         self.me, self.events, self.hosts = me, Events(), hosts
         self.said: list[str] = []
         self.session = ZooKeeperSession(
             hosts,
             Layout(root),
             known=known,
+            data_dir=Path("data") / me.node_id,
             session_timeout_s=SESSION_TIMEOUT_S,
             post=self.events.post,
             clock=RealClock(),
             say=self.said.append,
             fail=self.events.fail,
+            window=window,
         )
         self.layout = self.session.layout
         self.log, self.election = ZooKeeperLog(self.session), ZooKeeperElection(self.session, me)
@@ -216,6 +261,19 @@ class ZooKeeperNode(WorldNode):
     def client(self) -> KazooClient:
         """The adapter's own client, for a look at what it has done."""
         return self.session.client
+
+    def fill(self, count: int, fence: str) -> None:
+        """The same, but of many entries only those around the end of a segment are appended one by one."""
+        begin = self.tail() + 1
+        for segment in range(segment_of(begin), segment_of(count)):
+            begin = max(begin, first_of(segment))
+            for first in range(begin, first_of(segment + 1) - 2, 50):
+                transaction = self.client.transaction()
+                for index in range(first, min(first + 50, first_of(segment + 1) - 2)):
+                    transaction.create(self.layout.entry_prefix(segment), b"%d" % index, sequence=True)
+                transaction.commit()
+            super().fill(first_of(segment + 1), fence)
+        super().fill(count, fence)
 
     def expire(self) -> None:
         """Close the session through a second client that claims it (ZooKeeper's own way to test this)."""
@@ -231,9 +289,9 @@ class ZooKeeperNode(WorldNode):
 
 
 class ZooKeeperWorld(World):
-    def __init__(self, ensemble: LocalEnsemble) -> None:
+    def __init__(self, ensemble: LocalEnsemble, root: str = "") -> None:
         self.ensemble = ensemble
-        self.root = f"/contract-{uuid.uuid4().hex[:8]}"
+        self.root = root or f"/contract-{uuid.uuid4().hex[:8]}"
         self.nodes: list[ZooKeeperNode] = []
 
     def node(self, node_id: str, instance: str = "") -> ZooKeeperNode:
@@ -241,10 +299,18 @@ class ZooKeeperWorld(World):
         node.connected = node.events.wait(ev.SessionConnected)
         return node
 
-    def starting(self, node_id: str, instance: str = "", known: Identity | None = None) -> ZooKeeperNode:
+    def starting(
+        self,
+        node_id: str,
+        instance: str = "",
+        known: Identity | None = None,
+        hosts: str = "",
+        window: int = REQUEST_WINDOW,
+    ) -> ZooKeeperNode:
         """A node that may or may not come to connect; ``known`` is the log that its store belongs to."""
         me = member(node_id, instance)
-        self.nodes.append(ZooKeeperNode(self.ensemble.hosts, self.root, me, known=known))
+        node = ZooKeeperNode(hosts or self.ensemble.hosts, self.root, me, known=known, window=window)
+        self.nodes.append(node)
         return self.nodes[-1]
 
     def close(self) -> None:

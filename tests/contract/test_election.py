@@ -4,7 +4,7 @@ import pytest
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.values import Member
+from kvlog.core.values import Holding, Member, Replica
 
 from .conftest import World
 
@@ -169,3 +169,43 @@ def test_a_session_that_ends_takes_everything_of_its_node_along(world: World):
     assert (other.members(), other.candidates()) == ((), ())
     assert isinstance(node.append(0, b"x", fence), ev.AppendFenced)
     assert connected.session_id == node.joined().session_id == node.enrolled().session_id
+
+
+# --- replicas -------------------------------------------------------------------------------------------------
+
+
+def test_a_mark_is_there_for_good(world: World):
+    """For everybody, in order of the ids; a later one takes its place, and it outlives its node's session."""
+    first, second = world.node("n1"), world.node("n2")
+    second.publish(Replica("n2", "n2:80", 7, Holding.STALE))
+    first.publish(Replica("n1", "n1:80", -1, Holding.INSTALLING))
+    first.publish(Replica("n1", "n1:81", 12, Holding.WHOLE))
+    second.joined()
+    second.expire()
+    second.events.wait(ev.SessionLost)
+
+    expected = (Replica("n1", "n1:81", 12, Holding.WHOLE), Replica("n2", "n2:80", 7, Holding.STALE))
+    assert expected == first.replicas()
+    assert first.members() == ()
+
+
+def test_nobody_is_counted_on_at_first(world: World):
+    """A new cluster has no replicas, however many members."""
+    node = world.node("n1")
+    node.joined()
+
+    assert node.replicas() == ()
+
+
+def test_a_replica_that_was_removed_is_gone_until_it_comes_back(world: World):
+    """Removing it again, or one that never was, is no failure."""
+    node, other = world.node("n1"), world.node("n2")
+    mark = Replica("n1", "n1:80", 5, Holding.WHOLE)
+    node.publish(mark)
+    other.catch_up()
+    for node_id in ("n1", "n1", "n9"):
+        other.remove_replica(node_id)
+    assert node.replicas() == ()
+    node.publish(mark)
+
+    assert other.replicas() == (mark,)

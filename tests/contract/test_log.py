@@ -5,8 +5,9 @@ import pytest
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES
+from kvlog.processes import wait_until
 
-from .conftest import World
+from .conftest import WAIT_S, World, WorldNode, bytes_of
 
 
 def test_a_new_log_is_empty(world: World):
@@ -119,3 +120,156 @@ def test_a_watch_ends_with_the_next_one(world: World):
     other.events.wait(ev.SegmentChanged, lambda event: event.tail_index == 2)
 
     assert other.events.count(ev.SegmentChanged) == 0  # each was reported once, by the one watch that there is
+
+
+# --- trimming -------------------------------------------------------------------------------------------------
+
+SECOND = 2 * SEGMENT_ENTRIES
+"""Where the third segment begins."""
+
+
+def remove(node: WorldNode, candidate: str) -> None:
+    node.election.remove_candidate(do.RemoveCandidate(candidate))
+    node.events.wait(ev.CandidatesChanged)
+
+
+def test_a_trim_drops_a_segment_at_a_time_and_nothing_else(world: World):
+    """It notes where the log begins, with the bytes before; the tail and what is behind stay as they were."""
+    leader, other = world.node("n1"), world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(SECOND + 3, fence)
+
+    assert leader.trim(SECOND, fence) == ev.Trimmed(SECOND, bytes_of(SECOND), done=False)
+    assert other.tail_read().first_index == SECOND
+    assert other.read(SEGMENT_ENTRIES, 1) == (b"%d" % SEGMENT_ENTRIES,)  # still there, though not of the log
+    assert leader.trim(SECOND, fence) == ev.Trimmed(SECOND, bytes_of(SECOND), done=True)
+    found = other.tail_read()
+    assert (SECOND + 2, SECOND, bytes_of(SECOND)) == (found.tail_index, found.first_index, found.first_bytes)
+    assert [other.read(index, 2) for index in (0, SEGMENT_ENTRIES - 1, SEGMENT_ENTRIES, SECOND - 1)] == [()] * 4
+    assert other.read(SECOND, 9) == tuple(b"%d" % index for index in range(SECOND, SECOND + 3))
+    leader.fill(SECOND + 4, fence)
+    assert other.tail() == SECOND + 3
+
+
+def test_a_trim_again_changes_nothing(world: World):
+    """Nor does one to an earlier index: the log never grows back."""
+    leader = world.node("n1")
+    fence = leader.enrolled().name
+    leader.fill(SECOND + 1, fence)
+    for _ in range(2):
+        leader.trim(SECOND, fence)
+    before = leader.tail_read()
+
+    for first_index in (SECOND, SEGMENT_ENTRIES, 0):
+        assert leader.trim(first_index, fence) == ev.Trimmed(SECOND, bytes_of(SECOND), done=True)
+    after = leader.tail_read()
+    assert (before.tail_index, before.first_index) == (after.tail_index, after.first_index)
+    assert leader.read(SECOND, 1) == (b"%d" % SECOND,)
+
+
+def test_a_former_leader_trims_nothing(world: World):
+    """Its candidate is gone: it notes nothing, and deletes nothing of what was noted before."""
+    old, new = world.node("n1"), world.node("n2")
+    fence = old.enrolled().name
+    old.fill(SECOND + 1, fence)
+    lost = fence
+    remove(old, lost)
+    assert isinstance(old.trim(SECOND, lost), ev.Failed)
+    assert (new.tail_read().first_index, new.read(0, 1)) == (0, (b"0",))
+
+    fence = new.enrolled().name
+    assert new.trim(SECOND, fence) == ev.Trimmed(SECOND, bytes_of(SECOND), done=False)
+    assert isinstance(old.trim(SECOND, lost), ev.Failed)
+    assert new.read(SEGMENT_ENTRIES, 1) == (b"%d" % SEGMENT_ENTRIES,)
+
+
+def test_the_next_leader_ends_a_trim_that_was_half_done(world: World):
+    """It finds what was noted, and what is left."""
+    old, new = world.node("n1"), world.node("n2")
+    fence = old.enrolled().name
+    old.fill(SECOND + 1, fence)
+    old.trim(SECOND, fence)
+    remove(old, fence)
+    new.catch_up()
+
+    assert new.trim(SECOND, new.enrolled().name) == ev.Trimmed(SECOND, bytes_of(SECOND), done=True)
+    assert new.read(SEGMENT_ENTRIES, 1) == ()
+
+
+@pytest.mark.parametrize("first_index", [500, SEGMENT_ENTRIES + 1, SECOND, 9 * SEGMENT_ENTRIES])
+def test_a_trim_that_is_not_to_the_beginning_of_a_segment_is_refused(world: World, first_index: int):
+    """Nothing is noted and nothing deleted."""
+    leader = world.node("n1")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES + 1, fence)
+
+    assert isinstance(leader.trim(first_index, fence), ev.Failed)
+    assert (leader.tail_read().first_index, leader.read(0, 1)) == (0, (b"0",))
+
+
+def test_a_log_can_be_trimmed_to_its_very_end(world: World):
+    """Then its last segment is alone and empty, and the tail is what it was."""
+    leader, other = world.node("n1"), world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES, fence)
+
+    assert leader.trim(SEGMENT_ENTRIES, fence) == ev.Trimmed(SEGMENT_ENTRIES, bytes_of(SEGMENT_ENTRIES), done=True)
+    for confirm in (True, False):
+        found = leader.tail_read(confirm=confirm)
+        assert (found.tail_index, found.first_index) == (SEGMENT_ENTRIES - 1, SEGMENT_ENTRIES)
+    assert other.tail() == SEGMENT_ENTRIES - 1
+    leader.fill(SEGMENT_ENTRIES + 1, fence)
+    assert other.tail() == SEGMENT_ENTRIES
+
+
+def test_who_misses_an_entry_is_told_of_the_trim_that_removed_it(world: World):
+    """Also by a tail that no quorum has confirmed, if it was asked for after the miss."""
+    leader, other = world.node("n1"), world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES + 1, fence)
+    leader.trim(SEGMENT_ENTRIES, fence)
+
+    assert wait_until(lambda: other.read(SEGMENT_ENTRIES - 1, 1) == (), WAIT_S)
+    assert other.tail_read(confirm=False).first_index == SEGMENT_ENTRIES
+
+
+# --- skips ----------------------------------------------------------------------------------------------------
+
+
+def test_a_skip_stands_for_its_entry(world: World):
+    """For everybody who has asked for the tail since; the entries around it are read as ever."""
+    leader, other = world.node("n1"), world.node("n2")
+    leader.fill(5, leader.enrolled().name)
+    leader.write_skip(2, b"skip")
+
+    assert leader.read(1, 3) == (b"1", b"skip", b"3")
+    found = other.tail_read()
+    assert (found.tail_index, found.skips) == (4, (2,))
+    assert other.read(1, 3) == (b"1", b"skip", b"3")
+
+
+def test_the_first_skip_of_an_entry_stays(world: World):
+    """Operators of several nodes may all ask for it."""
+    node, other = world.node("n1"), world.node("n2")
+    node.fill(3, node.enrolled().name)
+    node.write_skip(1, b"first")
+    other.catch_up()
+    other.write_skip(1, b"second")
+    node.write_skip(0, b"another")
+
+    assert other.tail_read().skips == (0, 1)
+    assert other.read(0, 3) == (b"another", b"first", b"2")
+
+
+def test_a_skip_goes_with_its_segment(world: World):
+    """Those of later segments stay."""
+    leader, other = world.node("n1"), world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES + 2, fence)
+    leader.write_skip(SEGMENT_ENTRIES - 1, b"skip")
+    leader.write_skip(SEGMENT_ENTRIES, b"skip")
+    leader.trim(SEGMENT_ENTRIES, fence)
+
+    assert leader.tail_read().skips == other.tail_read().skips == (SEGMENT_ENTRIES,)
+    assert leader.read(SEGMENT_ENTRIES - 1, 3) == other.read(SEGMENT_ENTRIES - 1, 3) == ()
+    assert other.read(SEGMENT_ENTRIES, 2) == (b"skip", b"%d" % (SEGMENT_ENTRIES + 1))

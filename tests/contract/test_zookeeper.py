@@ -2,21 +2,27 @@
 
 import re
 import time
+import uuid
+from itertools import pairwise
 
 import msgspec
 import pytest
 from kazoo.client import KazooClient
+from kazoo.protocol.serialization import Delete, Transaction
+from kazoo.security import make_acl
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
-from kvlog.core.machine import Identity
-from kvlog.core.values import Member
+from kvlog.core.entry import FORMAT, NO_HASH, SEGMENT_ENTRIES, Entry, Skip, encode_entry
+from kvlog.core.machine import REQUEST_WINDOW, Identity
+from kvlog.core.values import Holding, Member, Replica
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import wait_until
 from kvlog.zookeeper.layout import Layout, entry_index, last_entry, parse_candidate
+from kvlog.zookeeper.multi import DELETION_BYTES, MULTI_BYTES_MAX, MULTI_DELETIONS_MAX, batches
+from kvlog.zookeeper.peek import Peek
 
-from .conftest import SESSION_TIMEOUT_S, WAIT_S, ZooKeeperNode, ZooKeeperWorld
+from .conftest import SESSION_TIMEOUT_S, WAIT_S, ZooKeeperNode, ZooKeeperWorld, bytes_of
 
 # --- the znodes -----------------------------------------------------------------------------------------------
 
@@ -47,6 +53,7 @@ def test_the_cluster_is_described_once(zookeeper_world: ZooKeeperWorld):
     assert {name: value for name, value in msgspec.json.decode(data).items() if name != "cluster_id"} == {
         "format": FORMAT,
         "segment": SEGMENT_ENTRIES,
+        "window": REQUEST_WINDOW,
     }
     assert first.connected.identity == second.connected.identity
     assert log is not None
@@ -119,6 +126,220 @@ def test_a_stray_znode_beside_the_segments_does_not_break_the_tail(zookeeper_wor
     assert node.tail() == 1
 
 
+# --- trimming, skips, marks -----------------------------------------------------------------------------------
+
+SEGMENT_BYTES = bytes_of(SEGMENT_ENTRIES)
+
+
+def test_sizes_and_the_logs_beginning_are_json_in_the_znodes_above_the_entries(zookeeper_world: ZooKeeperWorld):
+    """An empty log has none; a segment says how much is before it, and the log where it begins."""
+    node = zookeeper_world.node("n1")
+    client, layout = node.client, node.layout
+    assert [client.get(path)[0] for path in (layout.log, layout.segment(0))] == [b"", b""]
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES, fence)
+    node.write_skip(SEGMENT_ENTRIES + 7, b"skip")
+    node.trim(SEGMENT_ENTRIES, fence)
+    node.publish(Replica("n1", "n1:80", 41, Holding.WHOLE))
+
+    size = {"log_bytes": SEGMENT_BYTES}
+    begin = {"first_index": SEGMENT_ENTRIES, "first_bytes": SEGMENT_BYTES}
+    mark = {"address": "n1:80", "durable_index": 41, "holding": "whole"}
+    for path, data in ((layout.segment(1), size), (layout.log, begin), (layout.replica("n1"), mark)):
+        assert msgspec.json.decode(client.get(path)[0]) == data
+    assert sorted(client.get_children(layout.log)) == ["0000000001", "skip-0000001007"]
+
+
+def test_where_the_log_begins_is_noted_before_anything_is_deleted(zookeeper_world: ZooKeeperWorld):
+    """If it may not be noted, nothing goes; if nothing may be deleted, it is noted all the same. Both are said."""
+    node = zookeeper_world.node("n1")
+    client, layout = node.client, node.layout
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES + 1, fence)
+    everything, nothing_written = make_acl("world", "anyone", all=True), make_acl("world", "anyone", read=True)
+
+    client.set_acls(layout.log, [nothing_written])
+    assert isinstance(node.trim(SEGMENT_ENTRIES, fence), ev.Failed)
+    assert "NoAuthError" in node.said.pop()
+    assert (node.tail_read().first_index, node.read(0, 1)) == (0, (b"0",))
+
+    client.set_acls(layout.log, [everything])
+    client.set_acls(layout.segment(0), [nothing_written])
+    assert isinstance(node.trim(SEGMENT_ENTRIES, fence), ev.Failed)
+    assert "NoAuthError" in node.said.pop()
+    assert (node.tail_read().first_index, node.read(0, 1)) == (SEGMENT_ENTRIES, (b"0",))
+
+    client.set_acls(layout.segment(0), [everything])
+    assert node.trim(SEGMENT_ENTRIES, fence) == ev.Trimmed(SEGMENT_ENTRIES, SEGMENT_BYTES, done=True)
+    assert node.said == []
+
+
+def test_a_trim_goes_on_where_another_one_has_ended_within_a_segment(zookeeper_world: ZooKeeperWorld):
+    """Whatever is left of the segment is deleted."""
+    node = zookeeper_world.node("n1")
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES + 1, fence)
+    for index in (0, 1, 500, SEGMENT_ENTRIES - 1):
+        node.client.delete(node.layout.entry(index))
+
+    assert node.trim(SEGMENT_ENTRIES, fence) == ev.Trimmed(SEGMENT_ENTRIES, SEGMENT_BYTES, done=True)
+    assert node.client.get_children(node.layout.log) == ["0000000001"]
+    assert node.tail() == SEGMENT_ENTRIES
+
+
+def test_stray_znodes_in_a_segment_go_with_it(zookeeper_world: ZooKeeperWorld):
+    """With all that is below them; strays beside the segments stay."""
+    node = zookeeper_world.node("n1")
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES, fence)
+    node.client.create(f"{node.layout.segment(0)}/notes/of/mine", b"x", makepath=True)
+    node.client.create(f"{node.layout.log}/notes", b"x")
+
+    assert node.trim(SEGMENT_ENTRIES, fence) == ev.Trimmed(SEGMENT_ENTRIES, SEGMENT_BYTES, done=True)
+    assert sorted(node.client.get_children(node.layout.log)) == ["0000000001", "notes"]
+
+
+def test_a_segment_that_does_not_say_its_size_is_no_beginning(zookeeper_world: ZooKeeperWorld):
+    """What is before it would be counted wrong for ever: refused, and said."""
+    node = zookeeper_world.node("n1")
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES, fence)
+    node.client.set(node.layout.segment(1), b"")
+
+    assert isinstance(node.trim(SEGMENT_ENTRIES, fence), ev.Failed)
+    assert node.layout.segment(1) in node.said.pop()
+    assert (node.tail_read().first_index, node.read(0, 1)) == (0, (b"0",))
+
+
+def test_a_trim_below_a_long_root_fits_into_zookeepers_packets(ensemble: LocalEnsemble):
+    """200 of these paths are more than ZooKeeper takes at a time: it would drop the connection."""
+    world = ZooKeeperWorld(ensemble, root=f"/contract-{uuid.uuid4().hex[:8]}{'x' * 6_000}")
+    try:
+        node = world.node("n1")
+        fence = node.enrolled().name
+        node.fill(SEGMENT_ENTRIES, fence)
+
+        assert node.trim(SEGMENT_ENTRIES, fence) == ev.Trimmed(SEGMENT_ENTRIES, SEGMENT_BYTES, done=True)
+        assert node.events.count(ev.SessionSuspended) == 0
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("length", [1, 40, 2_500, 6_000, MULTI_BYTES_MAX])
+def test_a_multi_is_bounded_in_bytes_and_in_deletions(length: int):
+    """All paths are deleted, in order, and a path beyond all bounds goes alone."""
+    paths = [f"/{number:03d}{'ä' * (length // 2)}" for number in range(450)]
+    found = list(batches(paths))
+    sizes = [len(Transaction([Delete(path, -1) for path in batch]).serialize()) for batch in found]
+
+    assert [path for batch in found for path in batch] == paths
+    assert max(map(len, found)) <= MULTI_DELETIONS_MAX
+    assert all(size <= MULTI_BYTES_MAX for size, batch in zip(sizes, found, strict=True) if len(batch) > 1)
+    for batch, following in pairwise(found):  # none is smaller than it has to be
+        one_more = Transaction([Delete(path, -1) for path in [*batch, following[0]]]).serialize()
+        assert len(batch) == MULTI_DELETIONS_MAX or len(one_more) > MULTI_BYTES_MAX - len(batch) * DELETION_BYTES
+
+
+def test_a_skip_stands_for_an_entry_that_is_not_there(zookeeper_world: ZooKeeperWorld):
+    """Somebody has deleted it; what is behind it is read again."""
+    node = zookeeper_world.node("n1")
+    node.fill(4, node.enrolled().name)
+    node.client.delete(node.layout.entry(2))
+    assert node.read(0, 4) == (b"0", b"1")
+    node.write_skip(2, b"skip")
+
+    assert node.read(0, 4) == (b"0", b"1", b"skip", b"3")
+
+
+def test_a_foreign_znode_among_the_replicas_is_none(zookeeper_world: ZooKeeperWorld):
+    """Whatever it holds: nobody counts on it, and those that are replicas are listed."""
+    node = zookeeper_world.node("n1")
+    mark = Replica("n1", "n1:80", 3, Holding.WHOLE)
+    node.publish(mark)
+    for name, data in (("a", b""), ("b", b"{}"), ("z", b'{"address":"z:80","durable_index":1,"holding":"?"}')):
+        node.client.create(f"{node.layout.replicas}/{name}", data)
+
+    assert node.replicas() == (mark,)
+
+
+def test_a_log_that_was_made_without_replicas_gets_them(zookeeper_world: ZooKeeperWorld):
+    """The first mark makes their znode; until then there is nobody."""
+    node = zookeeper_world.node("n1")
+    node.client.delete(node.layout.replicas)
+    assert node.replicas() == ()
+    marks = tuple(Replica(name, f"{name}:80", 3, Holding.WHOLE) for name in ("n1", "n2"))
+    for mark in marks:
+        node.publish(mark)
+
+    assert node.replicas() == marks
+
+
+def test_a_mark_is_persistent(zookeeper_world: ZooKeeperWorld):
+    """It licenses trimming, so it must outlive the session."""
+    node = zookeeper_world.node("n1")
+    node.publish(Replica("n1", "n1:80", 3, Holding.WHOLE))
+    stat = node.client.exists(node.layout.replica("n1"))
+
+    assert stat is not None
+    assert stat.ephemeralOwner == 0
+
+
+def test_whoever_makes_the_log_says_for_how_long_requests_are_remembered(zookeeper_world: ZooKeeperWorld):
+    """All others take it from there, whatever they are set to."""
+    first = zookeeper_world.starting("n1", window=7).events.wait(ev.SessionConnected)
+    second = zookeeper_world.starting("n2", window=8).events.wait(ev.SessionConnected)
+
+    assert first.identity == second.identity
+    assert first.identity.window == 7
+
+
+def test_a_log_that_does_not_say_for_how_long_has_the_usual_window(zookeeper_world: ZooKeeperWorld):
+    """It was made before there was one."""
+    node = zookeeper_world.node("n1")
+    cluster = msgspec.json.decode(node.client.get(node.layout.cluster)[0])
+    del cluster["window"]
+    node.client.set(node.layout.cluster, msgspec.json.encode(cluster))
+
+    assert zookeeper_world.node("n2").connected.identity == node.connected.identity
+
+
+# --- a look for people ----------------------------------------------------------------------------------------
+
+
+def _entry(index: int, skip: Skip | None = None) -> bytes:
+    return encode_entry(Entry(FORMAT, 1, f"b-{index}", NO_HASH, 1, 0, skip=skip))
+
+
+def test_the_last_entries_are_shown_of_a_log_that_was_trimmed_and_has_skips(zookeeper_world: ZooKeeperWorld):
+    """None from before its beginning, across segments, and a skip instead of its entry."""
+    node = zookeeper_world.node("n1")
+    fence = node.enrolled().name
+    node.fill(SEGMENT_ENTRIES - 2, fence)
+    for index in range(SEGMENT_ENTRIES - 2, SEGMENT_ENTRIES + 3):
+        node.append(index, _entry(index), fence)
+    node.write_skip(SEGMENT_ENTRIES + 1, _entry(0, Skip("damaged", "")))
+    node.client.create(f"{node.layout.log}/notes", b"x")
+    peek = Peek(node.hosts, zookeeper_world.root)
+    across = peek.last_entries(4)
+    node.trim(SEGMENT_ENTRIES, fence)
+    trimmed = peek.last_entries(4)
+
+    assert [entry.index for entry in across] == list(range(SEGMENT_ENTRIES - 1, SEGMENT_ENTRIES + 3))
+    assert [entry.index for entry in trimmed] == list(range(SEGMENT_ENTRIES, SEGMENT_ENTRIES + 3))
+    assert trimmed[1].says == ["skipped: damaged"]
+    assert trimmed[1].path == node.layout.skip(SEGMENT_ENTRIES + 1)
+
+
+def test_a_log_that_was_trimmed_to_its_end_shows_nothing(zookeeper_world: ZooKeeperWorld):
+    """Nor does one half of which is still to be deleted show what is not of the log any more."""
+    node = zookeeper_world.node("n1")
+    fence = node.enrolled().name
+    node.fill(2 * SEGMENT_ENTRIES, fence)
+    node.trim(2 * SEGMENT_ENTRIES, fence)
+
+    assert Peek(node.hosts, zookeeper_world.root).last_entries(5) == []
+
+
 # --- sessions -------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +389,11 @@ def test_every_request_is_answered_while_zookeeper_is_away(
         (node.election.list_candidates, do.ListCandidates()),
         (node.election.watch_candidate, do.WatchCandidate("n9_abc_0000000009")),
         (node.election.remove_candidate, do.RemoveCandidate("n9_abc_0000000009")),
+        (node.election.publish_mark, do.PublishMark(Replica("n1", "n1:80", 0, Holding.WHOLE))),
+        (node.election.list_replicas, do.ListReplicas()),
+        (node.election.remove_replica, do.RemoveReplica("n9")),
+        (node.log.trim, do.Trim(fence, 0)),
+        (node.log.write_skip, do.WriteSkip(0, b"x")),
     ]
     for server in ensemble.servers:
         server.pause()
@@ -220,5 +446,5 @@ def test_who_knows_its_log_makes_no_new_one(zookeeper_world: ZooKeeperWorld, ens
     failure = node.events.wait_for_failure()
 
     assert failure.startswith("exit 4: ")
-    assert "nothing was" in failure
+    assert "Nothing was touched" in failure
     assert node.client.exists(zookeeper_world.root) is None

@@ -1,0 +1,41 @@
+"""Multis: what became of one, and how many operations go into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kazoo.exceptions import RolledBackError, RuntimeInconsistency
+
+MULTI_BYTES_MAX = 512 * 1024
+"""Upper bound of a multi's deletions as ZooKeeper gets them; it drops the connection at 1 MiB (jute.maxbuffer)."""
+
+MULTI_DELETIONS_MAX = 200
+"""Upper bound of the deletions in one multi: other requests wait behind it."""
+
+DELETION_BYTES = 24
+"""What a deletion takes in a multi beside its path, at most."""
+
+_COLLATERAL = (RolledBackError, RuntimeInconsistency)
+"""What the operations of a failed multi say that did not fail themselves."""
+
+
+def failure_in(results: list[Any]) -> Exception | None:
+    """Why a multi was refused; None if it was not. kazoo does not raise it: the results hold exceptions."""
+    failed = [result for result in results if isinstance(result, Exception)]
+    return next((result for result in failed if type(result) not in _COLLATERAL), failed[0] if failed else None)
+
+
+def batches(paths: Iterable[str]) -> Iterator[list[str]]:
+    """Paths to delete, in order, as many at a time as one multi may hold."""
+    batch: list[str] = []
+    size = 0
+    for path in paths:
+        more = len(path.encode()) + DELETION_BYTES
+        if batch and (size + more > MULTI_BYTES_MAX or len(batch) == MULTI_DELETIONS_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(path)
+        size += more
+    if batch:
+        yield batch
