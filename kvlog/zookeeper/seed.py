@@ -124,8 +124,7 @@ class Place:
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
             raise WrongLog(
                 f"the log at {layout.root} has format {cluster.format} with segments of {cluster.segment} "
-                "entries; "
-                f"this kvlog knows format {FORMAT} with {SEGMENT_ENTRIES}: use the version that made it"
+                f"entries; this kvlog knows format {FORMAT} with {SEGMENT_ENTRIES}: use the version that made it"
             )
         try:
             data, stat = self._call(self._client.get_async(layout.log))
@@ -149,8 +148,8 @@ class Place:
 
         Raises:
             CommandFailed: something is there already.
-            KazooException: ZooKeeper does not answer, or refuses; ``connect`` makes Unavailable of it. The log may
-                have been made all the same: ``find`` tells.
+            KazooException: ZooKeeper does not answer, or refuses; ``connect`` makes Unavailable of it. The log
+                may have been made all the same: ``find`` tells.
         """
         layout, first = self._layout, seed.first_index
         cluster = SeededCluster(uuid.uuid4().hex, FORMAT, SEGMENT_ENTRIES, seed.window, seed.name)
@@ -181,7 +180,7 @@ class Place:
         return found
 
     def _quorum_knows_cluster(self) -> bool:
-        """Whether there is a cluster. A quorum says it, so this session then sees all that was agreed on before."""
+        """Whether there is a cluster. A quorum says it: then this session sees all that was agreed on before."""
         transaction = self._client.transaction()
         transaction.check(self._layout.cluster, version=-1)
         failure = failure_in(self._call(transaction.commit_async()))
@@ -191,7 +190,7 @@ class Place:
 
     @staticmethod
     def _call(pending: Any) -> Any:
-        """The result of an asynchronous request. kazoo's exceptions end the visit, all but those that are caught."""
+        """The result of a request. kazoo's exceptions end the visit, but for those that are caught."""
         return pending.get(timeout=ANSWER_S)
 
 
