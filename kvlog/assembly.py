@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
@@ -38,8 +39,10 @@ from kvlog.core.values import Member, NodeSettings
 from kvlog.errors import InUse, KvlogError
 from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import HttpPeers
+from kvlog.quarantine import check_store, inspect
 from kvlog.runtime import Runtime
 from kvlog.service import Service
+from kvlog.store_dirs import DAMAGED, INCOMING, STORE
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
@@ -85,6 +88,7 @@ def run(settings: Settings) -> int:
     _lead_own_group()
     _check_address(settings)
     lock = _lock(settings.data_dir)
+    _check_store(settings)
     ours, workers = socket.socketpair()
     # The worker has to inherit the lock and the pipe; the supervisor has no threads yet.
     multiprocessing.set_start_method("fork", force=True)
@@ -154,6 +158,20 @@ def _lock(data_dir: Path) -> int:
     return lock
 
 
+def _check_store(settings: Settings) -> None:
+    """Put a damaged store aside before the worker opens it: then the node starts empty, and gets it all again."""
+    reason = check_store(settings.data_dir, partial(_say, settings))
+    if reason:
+        kept = settings.data_dir / DAMAGED
+        _say(settings, f"the store is damaged ({reason}): it is kept in {kept}; starting empty")
+
+
+def _say(settings: Settings, text: str) -> None:
+    """A line in the node's log."""
+    now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
+
+
 def _handing_over(pipe: socket.socket, stop: Any) -> Callable[[int, FrameType | None], None]:
     """A signal handler that has the worker hand over before it goes on to ``stop``."""
     begun = threading.Event()
@@ -218,9 +236,7 @@ def _assemble(
     instance = uuid.uuid4().hex[:16]
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
 
-    def say(text: str) -> None:
-        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
+    say = partial(_say, settings)
 
     def announce(status: Status) -> None:
         position = status.position
@@ -235,7 +251,7 @@ def _assemble(
         """Die like kill -9, once the answer to /kill has had the time to leave."""
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
 
-    store = LmdbStore(settings.data_dir / "store")
+    store = LmdbStore(settings.data_dir / STORE)
     node = Node(
         NodeSettings(
             node_id=settings.node_id,
@@ -259,7 +275,8 @@ def _assemble(
         say=say,
         fail=fail,
     )
-    peers = HttpPeers(runtime.post)
+    incoming = settings.data_dir / INCOMING
+    peers = HttpPeers(runtime.post, incoming=incoming, verify=lambda copy: inspect(copy).position)
     runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
     session.start()
 
@@ -273,7 +290,14 @@ def _assemble(
     Finalize(None, close, exitpriority=100)
     threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
     service = Service(
-        settings, instance=instance, runtime=runtime, store=store, peers=peers, clock=clock, kill=kill
+        settings,
+        instance=instance,
+        runtime=runtime,
+        store=store,
+        peers=peers,
+        clock=clock,
+        kill=kill,
+        copy_store=store.snapshot,
     )
     return create_app(service)
 

@@ -7,6 +7,8 @@
     ├── WrongLog              this store and this ZooKeeper do not belong together; exit code 4
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
+    │   └── StoreDamaged      what is on the disk is not what was written; exit code 5
+    ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
     ├── CommandFailed         an operator's command cannot do what it was asked to
     ├── Stuck                 a part of the process has stopped working; exit code 6: start it again
     ├── Unavailable           the other side did not answer in time, or not at all
@@ -52,6 +54,18 @@ class StoreFailure(KvlogError):
     """The local store could not be read or written. The node exits: reopening decides what survived."""
 
     exit_code = 5
+
+
+class StoreDamaged(StoreFailure):
+    """The local store holds something else than what was written to it: the next start puts it aside."""
+
+    def __init__(self, directory: object, reason: str) -> None:
+        super().__init__(f"the store in {directory} is damaged: {reason}")
+        self.reason = reason
+
+
+class BadSnapshot(KvlogError):
+    """A copy of a store that cannot be used: cut off, damaged, or of a format that is not known."""
 
 
 class CommandFailed(KvlogError):

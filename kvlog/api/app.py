@@ -14,7 +14,8 @@ from kvlog.core.role import Role
 from kvlog.core.values import Done, PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
 from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import Service
+from kvlog.service import NoSnapshot, Service
+from kvlog.snapshot import MEDIA_TYPE
 
 _pushes = msgspec.msgpack.Decoder(PushBody)
 _encoder = msgspec.msgpack.Encoder()
@@ -100,6 +101,13 @@ def _add_routes(app: Flask, service: Service) -> None:
         if reason:
             return _respond(({"ready": False, "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE, {}))
         return _respond(({"ready": True, "reason": ""}, HTTPStatus.OK, {}))
+
+    @app.get("/v1/snapshot")
+    def snapshot() -> Response:
+        result = service.snapshot(parse.min_index(_query()))
+        if isinstance(result, NoSnapshot):
+            return _respond(views.no_snapshot(result))
+        return Response(result, mimetype=MEDIA_TYPE, direct_passthrough=True)
 
     @app.post("/v1/admin/catchup")
     def catch_up() -> Response:

@@ -10,7 +10,7 @@ from kvlog.config import Settings
 from kvlog.core.role import Role
 from kvlog.core.status import Status
 from kvlog.core.values import Committed, Refused, Unknown
-from kvlog.service import RETRY_HEADER, Read
+from kvlog.service import RETRY_HEADER, NoSnapshot, Read
 
 View = tuple[dict[str, Any], int, dict[str, str]]
 """A JSON body, an HTTP status, and headers."""
@@ -59,6 +59,12 @@ def outcome(key: str, result: Committed | Refused | Unknown, *, node_id: str) ->
                 "error": f"it is not known whether the write happened: {result.reason}; read the key to find out",
             }
             return body, HTTPStatus.GATEWAY_TIMEOUT, {}
+
+
+def no_snapshot(result: NoSnapshot) -> View:
+    """Why this node sends no copy of its store, and where it stands."""
+    body = {"error": result.reason, "applied_index": result.applied_index}
+    return body, HTTPStatus.CONFLICT, {}
 
 
 def status(settings: Settings, instance: str, found: Status) -> dict[str, Any]:

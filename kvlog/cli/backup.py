@@ -19,9 +19,10 @@ from kvlog.cli.arguments import PROGRAM, Backup, Verify
 from kvlog.cli.console import fields, note, progress, say, size
 from kvlog.cli.http import Nodes, why
 from kvlog.errors import BadSnapshot, CommandFailed, Unavailable
-from kvlog.lmdb_files import DATA_FILE, sync_directory
-from kvlog.lmdb_verify import Found, verify
+from kvlog.lmdb_verify import Found
+from kvlog.quarantine import inspect
 from kvlog.snapshot import Decoder, Header, read
+from kvlog.store_dirs import DATA_FILE, sync_directory
 
 PAUSE_S = 30.0
 """How long a node may send nothing of a snapshot."""
@@ -230,11 +231,11 @@ def _named(file: Path) -> Iterator[None]:
 
 
 def examine(store: Path, what: str) -> Found:
-    """Check all of a store that nobody uses.
+    """Check all of a store that nobody uses, in a process of its own: a damaged one can end it.
 
     Raises:
         StoreDamaged: it is not what was written.
         StoreFailure: it cannot be read.
     """
     with progress(what) as report:
-        return verify(store, progress=report)
+        return inspect(store, progress=report)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kvlog.errors import InUse
-from kvlog.lmdb_files import sync_directory
+from kvlog.store_dirs import sync_directory
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from kvlog.cli.directories import locked, move
 from kvlog.cli.restore import how_to_go_on, tell_log
 from kvlog.core.machine import Position
 from kvlog.errors import CommandFailed, StoreDamaged
-from kvlog.lmdb_files import STORE, settle_files
+from kvlog.store_dirs import STORE, settle_files
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 MOVED = "store.before-recover"
@@ -114,7 +114,7 @@ def _candidate(data_dir: Path) -> Candidate:
     try:
         return Candidate(data_dir, examine(store, f"checking {store}").position)
     except StoreDamaged as error:
-        return Candidate(data_dir, damage=str(error))
+        return Candidate(data_dir, damage=error.reason)
 
 
 def _describe(candidates: list[Candidate]) -> str:

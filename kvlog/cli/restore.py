@@ -15,9 +15,9 @@ from kvlog.cli.backup import read_header, unpack
 from kvlog.cli.console import fields, note
 from kvlog.cli.directories import locked, move
 from kvlog.errors import CommandFailed
-from kvlog.lmdb_files import STORE, remove
 from kvlog.lmdb_store import LmdbStore
 from kvlog.snapshot import Header
+from kvlog.store_dirs import STORE, remove
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 RESTORING = "store.restoring"
