@@ -8,13 +8,13 @@ from typing import Any
 from kazoo.exceptions import RolledBackError, RuntimeInconsistency
 
 MULTI_BYTES_MAX = 512 * 1024
-"""Upper bound of a multi's deletions as ZooKeeper gets them; it drops the connection at 1 MiB (jute.maxbuffer)."""
+"""Upper bound of a multi as ZooKeeper gets it; it drops the connection at 1 MiB (jute.maxbuffer)."""
 
 MULTI_DELETIONS_MAX = 200
 """Upper bound of the deletions in one multi: other requests wait behind it."""
 
-DELETION_BYTES = 24
-"""What a deletion takes in a multi beside its path, at most."""
+OPERATION_BYTES = 24
+"""What a check or a deletion takes in a multi beside its path, at most."""
 
 _COLLATERAL = (RolledBackError, RuntimeInconsistency)
 """What the operations of a failed multi say that did not fail themselves."""
@@ -26,15 +26,15 @@ def failure_in(results: list[Any]) -> Exception | None:
     return next((result for result in failed if type(result) not in _COLLATERAL), failed[0] if failed else None)
 
 
-def batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    """Paths to delete, in order, as many at a time as one multi may hold."""
+def batches(fence: str, paths: Iterable[str]) -> Iterator[list[str]]:
+    """Paths to delete, in order, as many at a time as one multi may hold beside the check of ``fence``."""
     batch: list[str] = []
-    size = 0
+    size = empty = len(fence.encode()) + OPERATION_BYTES
     for path in paths:
-        more = len(path.encode()) + DELETION_BYTES
+        more = len(path.encode()) + OPERATION_BYTES
         if batch and (size + more > MULTI_BYTES_MAX or len(batch) == MULTI_DELETIONS_MAX):
             yield batch
-            batch, size = [], 0
+            batch, size = [], empty
         batch.append(path)
         size += more
     if batch:

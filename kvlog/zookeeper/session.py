@@ -148,6 +148,7 @@ class ZooKeeperSession:
 
     def _state_changed(self, state: KazooState) -> None:
         """On kazoo's connection thread: only enqueues."""
+        self._begun = True
         if state == KazooState.SUSPENDED:
             self.post(ev.SessionSuspended())
         elif state == KazooState.LOST:

@@ -84,7 +84,8 @@ class Trimmer:
         if left:
             # The segment goes last: as long as it is there, another trim finds what was left of it.
             doomed += [*self._below(layout.segment(left[0])), layout.segment(left[0])]
-        for paths in [*batches(doomed)] or [[]]:  # the fence is checked even if there is nothing to delete
+        fence = layout.candidate(effect.fence)
+        for paths in [*batches(fence, doomed)] or [[]]:  # the fence is checked even if there is nothing to delete
             transaction = self._fenced(effect)
             for path in paths:
                 transaction.delete(path)

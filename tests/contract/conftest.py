@@ -233,7 +233,14 @@ class ZooKeeperNode(WorldNode):
     connected: ev.SessionConnected
 
     def __init__(
-        self, hosts: str, root: str, me: Member, *, known: Identity | None = None, window: int = REQUEST_WINDOW
+        self,
+        hosts: str,
+        root: str,
+        me: Member,
+        *,
+        known: Identity | None,
+        window: int,
+        session_timeout_s: float,
     ) -> None:
         self.me, self.events, self.hosts = me, Events(), hosts
         self.said: list[str] = []
@@ -242,7 +249,7 @@ class ZooKeeperNode(WorldNode):
             Layout(root),
             known=known,
             data_dir=Path("data") / me.node_id,
-            session_timeout_s=SESSION_TIMEOUT_S,
+            session_timeout_s=session_timeout_s,
             post=self.events.post,
             clock=RealClock(),
             say=self.said.append,
@@ -306,10 +313,18 @@ class ZooKeeperWorld(World):
         known: Identity | None = None,
         hosts: str = "",
         window: int = REQUEST_WINDOW,
+        session_timeout_s: float = SESSION_TIMEOUT_S,
     ) -> ZooKeeperNode:
         """A node that may or may not come to connect; ``known`` is the log that its store belongs to."""
         me = member(node_id, instance)
-        node = ZooKeeperNode(hosts or self.ensemble.hosts, self.root, me, known=known, window=window)
+        node = ZooKeeperNode(
+            hosts or self.ensemble.hosts,
+            self.root,
+            me,
+            known=known,
+            window=window,
+            session_timeout_s=session_timeout_s,
+        )
         self.nodes.append(node)
         return self.nodes[-1]
 
