@@ -1,10 +1,10 @@
 """Snapshots in transit and as files: one format, which says what it holds and shows whether it is whole.
 
-kvlog snapshot 1\\n
-{"cluster_id":…,"log_czxid":…,"window":…,"index":…,"revision":…,"hash":…,"digest":…,"bytes":…,…}, and the end of the line
-any number of frames: a length from 1 to 1,048,576 as 4 bytes, big-endian, and that many bytes of data.mdb
-a length of 0
-64 hex digits of BLAKE2b-256 over everything before them, and the end of the line
+1. the line ``kvlog snapshot 1``
+2. a line with a JSON object, the Header
+3. any number of frames: a length from 1 to 1,048,576 as 4 bytes, big-endian, and that many bytes of ``data.mdb``
+4. a length of 0
+5. a line of 64 hex digits: the BLAKE2b-256 of everything before them
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class Decoder:
     def _header(self, line: bytes) -> None:
         try:
             self.header = _headers.decode(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BadSnapshot(f"the snapshot's header cannot be read: {error}") from None
         self._checksum.update(line)
         self.announced(self.header)
