@@ -215,7 +215,8 @@ def _add_skip(commands: _Subparsers, environment: Mapping[str, str]) -> None:
         log.add_subparsers(title="commands", metavar="COMMAND", required=True),
         "skip",
         "leave out an entry at which every node has halted",
-        "Only if all members are up, none has applied the entry, and at least one has halted at it. What the "
+        "Only if all nodes that the cluster counts on are up, none has applied the entry, and at least one has "
+        "halted at it. What the "
         "entry "
         "held is lost for good; the reason goes into the log.",
         lambda given: SkipEntry(
@@ -238,7 +239,7 @@ def _add_status(commands: _Subparsers, environment: Mapping[str, str]) -> None:
         commands,
         "status",
         "what each node says of itself",
-        "Asks a node who is there, and each of those how it stands; one line for each.",
+        "Asks a node who is there or counted on, and each of those how it stands; one line for each.",
         lambda given: ShowStatus(_nodes(given.node, environment), given.json),
     )
     parser.add_argument("--json", action="store_true", help="everything that they say, as JSON")

@@ -27,7 +27,10 @@ class MemberSeen(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """What the commands need of GET /v1/status. ``halted_at``: the entry at which the node has halted."""
+    """What the commands need of GET /v1/status.
+
+    ``halted_at``: the entry at which the node has halted. ``registered``: whom the cluster counts on, up or not.
+    """
 
     node: str
     address: str
@@ -41,6 +44,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     reason: str
     members: tuple[MemberSeen, ...]
     halted_at: int | None = None
+    registered: tuple[MemberSeen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ SETTLE_S = 70.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A member, and what it says of itself; None, with the ``reason``, if it does not answer."""
+    """A member or registered replica, and what it says of itself; None, with ``reason``, if it is silent."""
 
     member: MemberSeen
     status: NodeStatus | None
@@ -32,7 +32,7 @@ class Asked:
 
 
 def ask_members(nodes: Nodes) -> list[Asked]:
-    """Ask a node who is there, and each of those how it stands; ordered by their ids.
+    """Ask a node who is there or counted on, and each of those how it stands; ordered by their ids.
 
     The node that is asked first is among them even if it has lost its own membership.
 
@@ -40,7 +40,8 @@ def ask_members(nodes: Nodes) -> list[Asked]:
         Unavailable: none of the nodes answers.
     """
     first = nodes.status()
-    members = {member.node: member for member in (MemberSeen(first.node, first.address), *first.members)}
+    seen = (*first.registered, MemberSeen(first.node, first.address), *first.members)
+    members = {member.node: member for member in seen}
 
     def ask(member: MemberSeen) -> Asked:
         try:

@@ -48,7 +48,8 @@ def _halted_members(asked: list[Asked], index: int) -> list[NodeStatus]:
     if silent:
         raise CommandFailed(
             f"nothing was skipped: {silent[0].member.node} has not said whether it has applied entry {index} "
-            f"({silent[0].reason}); start it, or wait until it is no member any more, and run this command again"
+            f"({silent[0].reason}); start it and run this command again; only if it is lost for good, say so with "
+            f"`{PROGRAM} replicas remove {silent[0].member.node}` first"
         )
     found = [one.status for one in asked if one.status is not None]
     for status in found:

@@ -153,8 +153,8 @@ def test_stores_that_contradict_each_other_begin_no_log(zk: Zk, left: list[Path]
 def test_where_no_store_is_usable_it_says_so(zk: Zk, tmp_path: Path):
     """No store, an empty one, a stale one."""
     (tmp_path / "n1").mkdir()
-    with closing(LmdbStore(tmp_path / "n2" / "store")) if (tmp_path / "n2").mkdir() is None else closing(None):  # type: ignore[arg-type]
-        pass
+    (tmp_path / "n2").mkdir()
+    LmdbStore(tmp_path / "n2" / "store").close()
     stale(tmp_path / "n3", chain_of(9), (5, 6), 8)
     result = recover(zk, *(tmp_path / name for name in ("n1", "n2", "n3")))
     found = rows(result.out)

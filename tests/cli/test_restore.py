@@ -3,7 +3,6 @@
 import fcntl
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from kvlog.cli.backup import unpack
 from kvlog.cli.restore import RESTORING, tell_log
 from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES
-from kvlog.core.machine import Identity
+from kvlog.core.machine import Identity, Position
 from kvlog.errors import Unavailable
 from kvlog.processes import free_ports
 from kvlog.zookeeper import seed as seed_module
@@ -65,13 +64,13 @@ def test_a_backup_becomes_the_beginning_of_a_new_log(zk: Zk, file: Path, tmp_pat
     assert f"python server.py --zk {zk.hosts} --root {zk.root} --data-dir {tmp_path / 'n1'}" in result.err
 
 
-def position_of_backup(file: Path, tmp_path: Path):
+def position_of_backup(file: Path, tmp_path: Path) -> Position:
     """Where the store in a backup stands."""
     return unpack(file, tmp_path / "looked-at").position
 
 
 def test_the_new_log_goes_on_where_the_store_stands(zk: Zk, file: Path, tmp_path: Path):
-    """A node's own adapters take it for its log: the tail is right before its beginning, and an append lands there."""
+    """A node takes it for its log: the tail is right before its beginning, and an append lands there."""
     restore(zk, file, tmp_path / "n1")
     position = position_of(tmp_path / "n1" / "store")
     node = ZooKeeperNode(zk.hosts, zk.root, member("n1"), known=position.identity)
@@ -281,4 +280,3 @@ def test_a_log_in_use_is_not_joined_with_a_backup(zk: Zk, file: Path, tmp_path: 
     assert (result.code, "was begun with this very backup, and nodes use it already" in result.err) == (1, True)
     assert f"--data-dir {tmp_path / 'n2'}`" in result.err
     assert not (tmp_path / "n2" / "store").exists()
-    assert closing

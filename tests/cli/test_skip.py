@@ -73,6 +73,20 @@ def test_nothing_is_skipped_behind_a_silent_member(halted: list[NodeStandIn]):
     assert "n2 has not said whether it has applied entry 50" in result.err
 
 
+def test_nothing_is_skipped_behind_a_replica_that_is_away(halted: list[NodeStandIn]):
+    """It is no member, but counted on; before it went away it may have applied the entry."""
+    away = halted.pop()
+    away.stop()
+    for node in halted:
+        node.state["members"] = [{"node": one.node_id, "address": one.address} for one in halted]
+        node.state["registered"] = [{"node": "n3", "address": away.address, "durable_index": 40}]
+    result = run(halted)
+
+    assert (result.code, posted(halted)) == (1, 0)
+    assert "n3 has not said whether it has applied entry 50" in result.err
+    assert "`python -m kvlog replicas remove n3`" in result.err
+
+
 def test_nothing_is_skipped_behind_a_node_with_another_name(halted: list[NodeStandIn]):
     """Another node at a member's address says nothing about that member."""
     halted[1].state["node"] = "n9"
