@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
 
 from kvlog.errors import CommandFailed, Unavailable
 
@@ -160,7 +160,7 @@ def why(error: HTTPError) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
-    return str(error).rpartition("object at 0x")[2].partition(">: ")[2] or str(error)
+    return "nothing has come in time" if isinstance(error, ConnectTimeoutError | ReadTimeoutError) else str(error)
 
 
 def done(answer: Answer, what: str) -> dict[str, Any]:

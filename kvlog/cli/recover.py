@@ -34,8 +34,8 @@ class Candidate:
 
     @property
     def usable(self) -> bool:
-        """Whether a log can begin with it: it is sound, has missed nothing, and has ever had a log."""
-        return self.position is not None and not self.position.gaps and self.position.identity is not None
+        """Whether a log can begin with it: it is sound, has missed nothing, and holds something of a log."""
+        return self.verdict == "whole"
 
     @property
     def verdict(self) -> str:
@@ -44,7 +44,7 @@ class Candidate:
             return f"damaged: {self.damage}"
         if self.position is None:
             return "no store"
-        if self.position.identity is None:
+        if self.position.identity is None or self.position.applied_index < 0:
             return "empty"
         return "stale" if self.position.gaps else "whole"
 

@@ -32,6 +32,8 @@ def restore(command: Restore) -> None:
     """
     with locked(command.data_dir):
         header = read_header(command.file)
+        if header.index < 0:
+            raise CommandFailed(f"{command.file} holds nothing: begin with empty data directories instead")
         found = _look(command, header)
         store = command.data_dir / STORE
         if store.exists():
@@ -121,8 +123,7 @@ def _tell(command: Restore, store: Path) -> None:
 def how_to_go_on(zk: str, root: str, data_dir: Path) -> str:
     """What to do once a new log and its store are there."""
     return (
-        f"now start this node with its usual flags: `python server.py --zk {zk} --root {root} --data-dir "
-        f"{data_dir}`, "
-        "then the others: with empty data directories they take its snapshot; "
+        f"now start this node first, with its usual flags: `python server.py --zk {zk} --root {root} --data-dir "
+        f"{data_dir}`; once it is ready start the others: with empty data directories they take its snapshot; "
         f"`{PROGRAM} status` shows when all are ready"
     )
