@@ -193,6 +193,19 @@ def test_a_backup_that_lies_is_not_whole(tmp_path: Path):
     assert (result.code, "it says that it holds" in result.err) == (1, True)
 
 
+def test_a_backup_of_a_damaged_store_is_not_whole(tmp_path: Path):
+    """Its checksum is right, and so is what it says; but a value is not what was once written."""
+    file = tmp_path / "backup"
+    make_store(tmp_path / "n" / "store", 20)
+    data = bytearray((tmp_path / "n" / "store" / "data.mdb").read_bytes())
+    data[data.rindex(b"value 19")] ^= 1
+    header = header_of(position_of(tmp_path / "n" / "store"), size=len(data), created_ms=0, node_id="n1")
+    file.write_bytes(b"".join(encode(header, [bytes(data)])))
+    result = kvlog("verify", file)
+
+    assert (result.code, "is not what was written" in result.err) == (1, True)
+
+
 def test_a_backup_that_is_not_there_is_said(tmp_path: Path):
     """A sentence."""
     result = kvlog("verify", tmp_path / "backup")
