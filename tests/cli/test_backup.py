@@ -72,6 +72,21 @@ def test_a_file_is_not_overwritten_without_force(node: NodeStandIn, snapshot: by
     assert file.read_bytes() == snapshot
 
 
+def test_a_file_that_has_come_meanwhile_is_not_overwritten(node: NodeStandIn, snapshot: bytes, tmp_path: Path):
+    """Downloading takes its time; who has written the file in that time keeps it."""
+    file = tmp_path / "backup"
+
+    def meanwhile(_: bytes) -> Reply:
+        file.write_bytes(b"somebody's")
+        return 200, snapshot
+
+    node.routes[SNAPSHOT] = meanwhile
+    result = kvlog("backup", file, "--node", node.url)
+
+    assert (result.code, file.read_bytes()) == (1, b"somebody's")
+    assert list(tmp_path.glob("backup*")) == [file]
+
+
 def test_the_next_node_is_asked_if_one_fails_or_is_stale(node: NodeStandIn, make_nodes: MakeNodes, tmp_path: Path):
     """Down, stale, refusing, sending damaged or half snapshots: passed over, each with its reason."""
     down, stale, refusing, damaged, half = make_nodes("down", "stale", "refusing", "damaged", "half")

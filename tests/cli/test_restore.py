@@ -73,7 +73,8 @@ def test_the_new_log_goes_on_where_the_store_stands(zk: Zk, file: Path, tmp_path
     """A node takes it for its log: the tail is right before its beginning, and an append lands there."""
     restore(zk, file, tmp_path / "n1")
     position = position_of(tmp_path / "n1" / "store")
-    node = ZooKeeperNode(zk.hosts, zk.root, member("n1"), known=position.identity)
+    me = member("n1")
+    node = ZooKeeperNode(zk.hosts, zk.root, me, known=position.identity, window=500, session_timeout_s=4)
     try:
         connected = node.events.wait(ev.SessionConnected)
         tail = node.tail()
