@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from multiprocessing.util import Finalize
@@ -37,7 +39,10 @@ from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Member, NodeSettings
 from kvlog.errors import InUse, KvlogError
+from kvlog.failpoints import FAILPOINTS, hit
+from kvlog.guard import Guard, GuardedThreads
 from kvlog.lmdb_store import LmdbStore
+from kvlog.peers import THREADS as PEER_THREADS
 from kvlog.peers import HttpPeers
 from kvlog.quarantine import check_store, inspect
 from kvlog.runtime import Runtime
@@ -61,6 +66,9 @@ HANDOVER_S = 5.0
 KILL_S = 10
 """How long the supervisor waits for its worker to stop before it kills it."""
 
+LAST_WORDS_S = 5
+"""How long a worker that ends by an error may take to say so: what its stderr goes to may not be read."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -83,8 +91,10 @@ def run(settings: Settings) -> int:
     """Run a node until it is told to stop; returns the process's exit code.
 
     Raises:
+        SettingsError: the failpoints make no sense.
         InUse: the address or the data directory belongs to a running node.
     """
+    FAILPOINTS.arm(settings.failpoint)  # the worker inherits them
     _lead_own_group()
     _check_address(settings)
     lock = _lock(settings.data_dir)
@@ -105,19 +115,24 @@ def run(settings: Settings) -> int:
         workers_kill_timeout=KILL_S,
     )
 
+    worker = WorkerLine(ours)
+
     @server.on_startup
     def take_over_signals() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _handing_over(ours, signal.getsignal(number)))
+            signal.signal(number, _handing_over(worker, signal.getsignal(number)))
+        if server.interrupt_signal:  # told to stop since Granian took the signals over: there is no worker yet
+            os._exit(0)
 
     supervisor = os.getpid()
+    code = 0
     try:
         server.serve(target_loader=lambda: _work(settings, supervisor, workers, ours), wrap_loader=False)
     except SystemExit as stopped:
-        return _exit_code(ours, int(stopped.code or 0))
+        code = int(stopped.code or 0)
     finally:
         os.close(lock)
-    return 0
+    return worker.exit_code(code)
 
 
 def _lead_own_group() -> None:
@@ -158,6 +173,51 @@ def _lock(data_dir: Path) -> int:
     return lock
 
 
+class WorkerLine:
+    """The supervisor's end of the pipe to its worker. All that the worker says is read here, on whichever thread.
+
+    The worker says "done" when it has handed over, and "exit N" when it ends by an error.
+    """
+
+    def __init__(self, pipe: socket.socket) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._unread = b""
+        self._done = False
+        self._code: int | None = None
+
+    def hand_over(self, timeout_s: float) -> None:
+        """Have the worker hand over; returns when it has, when it ends by an error, or after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._pipe.sendall(b"hand over\n")
+            while not self._settled() and (left_s := deadline - time.monotonic()) > 0:
+                select.select([self._pipe], [], [], left_s)
+        except OSError:
+            pass  # the worker is gone: there is nobody who could hand over
+
+    def exit_code(self, default: int) -> int:
+        """The code with which the worker said that it ends, once it has ended; ``default`` if it did not say."""
+        with suppress(OSError):  # it is gone, and what it has said is read already
+            self._settled()
+        return default if self._code is None else self._code
+
+    def _settled(self) -> bool:
+        """Take in what has been said, without waiting; whether there is anything left to wait for."""
+        with self._lock:
+            with suppress(BlockingIOError):
+                said = self._pipe.recv(256, socket.MSG_DONTWAIT)
+                self._unread += said
+                self._done |= not said  # nobody is left at the other end
+            *lines, self._unread = self._unread.split(b"\n")
+            for line in lines:
+                if line == b"done":
+                    self._done = True
+                elif self._code is None:
+                    self._code = int(line.removeprefix(b"exit "))
+            return self._done or self._code is not None
+
+
 def _check_store(settings: Settings) -> None:
     """Put a damaged store aside before the worker opens it: then the node starts empty, and gets it all again."""
     reason = check_store(settings.data_dir, partial(_say, settings))
@@ -172,18 +232,15 @@ def _say(settings: Settings, text: str) -> None:
     print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
 
 
-def _handing_over(pipe: socket.socket, stop: Any) -> Callable[[int, FrameType | None], None]:
+def _handing_over(worker: WorkerLine, stop: Any) -> Callable[[int, FrameType | None], None]:
     """A signal handler that has the worker hand over before it goes on to ``stop``."""
     begun = threading.Event()
 
     def hand_over(number: int, frame: FrameType | None) -> None:
         try:
-            pipe.settimeout(HANDOVER_S)
-            pipe.sendall(b"hand over\n")
-            pipe.recv(64)
-        except OSError:
-            pass  # the worker is gone or stuck: there is nothing to hand over, or nobody who could
-        stop(number, frame)
+            worker.hand_over(HANDOVER_S)
+        finally:  # whatever came of it, a node that is told to stop does
+            stop(number, frame)
 
     def handler(number: int, frame: FrameType | None) -> None:
         if not begun.is_set():
@@ -193,21 +250,15 @@ def _handing_over(pipe: socket.socket, stop: Any) -> Callable[[int, FrameType | 
     return handler
 
 
-def _exit_code(pipe: socket.socket, default: int) -> int:
-    """The code with which the worker said that it ends."""
-    pipe.setblocking(False)
-    try:
-        said = pipe.recv(64)
-    except OSError:
-        return default
-    return int(said.removeprefix(b"exit ")) if said.startswith(b"exit ") else default
-
-
 # --- the worker -----------------------------------------------------------------------------------------------
 
 
 def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_end: socket.socket) -> Flask:
     """Become the node: called once, in the worker, by Granian. Returns the application to serve."""
+    # Until Granian takes the signals over: SIGTERM runs the finalizers, which close what is open by then. A Ctrl-C
+    # reaches both processes, and what follows from it is the supervisor's business.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisors_end.close()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -217,9 +268,10 @@ def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_
 
     def fail(code: int, reason: str) -> NoReturn:
         """The node cannot go on: say so and end, without waiting for anything that may be stuck."""
-        print(f"server.py: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - the last line, for people
+        signal.alarm(LAST_WORDS_S)  # the kernel ends what still hangs then
         try:
-            pipe.sendall(b"exit %d" % code)
+            pipe.sendall(b"exit %d\n" % code)
+            print(f"server.py: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - the last line, for people
         finally:
             os._exit(code)
 
@@ -232,10 +284,11 @@ def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_
 def _assemble(
     settings: Settings, supervisor: int, pipe: socket.socket, fail: Callable[[int, str], NoReturn]
 ) -> Flask:
+    guard = Guard(fail)
+    guard.install()
     clock = SystemClock()
     instance = uuid.uuid4().hex[:16]
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
-
     say = partial(_say, settings)
 
     def announce(status: Status) -> None:
@@ -251,24 +304,16 @@ def _assemble(
         """Die like kill -9, once the answer to /kill has had the time to leave."""
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
 
+    FAILPOINTS.belong_to(supervisor, say)
     store = LmdbStore(settings.data_dir / STORE)
-    node = Node(
-        NodeSettings(
-            node_id=settings.node_id,
-            address=settings.advertise,
-            instance=instance,
-            recover=settings.recover,
-            session_timeout_s=settings.session_timeout_s,
-        ),
-        store,
-        store.position(),
-    )
+    node = Node(_node_settings(settings, instance), store, store.position())
     runtime = Runtime(node, store, clock, say=say, fail=fail, announce=announce)
     session = ZooKeeperSession(
         settings.zk,
         Layout(settings.root),
         known=store.position().identity,
         data_dir=settings.data_dir,
+        window=settings.request_window,
         session_timeout_s=settings.session_timeout_s,
         post=runtime.post,
         clock=clock,
@@ -276,11 +321,12 @@ def _assemble(
         fail=fail,
     )
     incoming = settings.data_dir / INCOMING
-    peers = HttpPeers(runtime.post, incoming=incoming, verify=lambda copy: inspect(copy).position)
-    runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
-    session.start()
+    # A push or probe that ended by an exception would never be answered, and never be made again.
+    threads = GuardedThreads(PEER_THREADS, guard, thread_name_prefix="kvlog-peer")
+    peers = HttpPeers(runtime.post, incoming=incoming, verify=lambda copy: inspect(copy).position, threads=threads)
 
     def close() -> None:
+        guard.off()
         session.stop()
         runtime.stop(timeout_s=2)
         peers.stop()
@@ -288,6 +334,8 @@ def _assemble(
 
     # Granian's worker does not run atexit functions on SIGTERM, but multiprocessing's finalizers (measured).
     Finalize(None, close, exitpriority=100)
+    runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
+    session.start()
     threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
     service = Service(
         settings,
@@ -302,9 +350,25 @@ def _assemble(
     return create_app(service)
 
 
+def _node_settings(settings: Settings, instance: str) -> NodeSettings:
+    return NodeSettings(
+        node_id=settings.node_id,
+        address=settings.advertise,
+        instance=instance,
+        recover=settings.recover,
+        session_timeout_s=settings.session_timeout_s,
+        retain_entries=settings.retain_entries,
+        log_bytes_max=settings.log_bytes_max,
+    )
+
+
 def _obey(pipe: socket.socket, runtime: Runtime) -> None:
     """Hand over when the supervisor says so; end when it is gone."""
-    while pipe.recv(64):
-        runtime.ask(HandoverRequested, HANDOVER_S)
-        pipe.sendall(b"done\n")
+    try:
+        while pipe.recv(64):
+            runtime.ask(HandoverRequested, HANDOVER_S)
+            hit("after_handover")
+            pipe.sendall(b"done\n")
+    except ConnectionError:
+        pass  # gone without having read all that was said
     os._exit(1)

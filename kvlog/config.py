@@ -37,7 +37,11 @@ class Settings:
         data_dir: directory of the store; one process at a time.
         recover: ``catchup`` (replay what was missed) or ``stale`` (keep the store as it is, and say so).
         session_timeout_s: ZooKeeper session timeout in seconds; the ensemble may change it to its own bounds.
-        demo: answer /kill.
+        retain_entries: entries that stay in the log although a majority holds them.
+        log_bytes_max: how much of ZooKeeper's memory the log may take.
+        request_window: for how many revisions requests are remembered; counts for whoever makes the log.
+        demo: answer /kill, and let failpoints be armed.
+        failpoint: what to arm from the start, in the words of kvlog.failpoints; only with ``demo``.
     """
 
     host: str
@@ -50,6 +54,10 @@ class Settings:
     recover: str
     session_timeout_s: float
     demo: bool
+    retain_entries: int
+    log_bytes_max: int
+    request_window: int
+    failpoint: str
 
     @property
     def url(self) -> str:
@@ -83,6 +91,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     node_id = given.id or advertise
     if not _NODE_ID.fullmatch(node_id):
         raise SettingsError(f"--id {node_id!r}: up to 100 of the characters A-Z a-z 0-9 . _ : [ ] -")
+    demo = _flag("--demo", given.demo)
+    if given.failpoint and not demo:
+        raise SettingsError(
+            f"--failpoint {given.failpoint!r}: makes a node fail on purpose, so it is taken only with --demo; "
+            "leave it out, or add --demo if nobody depends on this node"
+        )
     return Settings(
         host=given.host,
         port=int(port),
@@ -93,7 +107,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         data_dir=Path(given.data_dir or f"data/{int(port)}"),
         recover=given.recover,
         session_timeout_s=_number("--session-timeout", given.session_timeout, 1, 120),
-        demo=_flag("--demo", given.demo),
+        retain_entries=round(_number("--retain", given.retain, 0, 1_000_000)),
+        log_bytes_max=round(_number("--log-limit-mb", given.log_limit_mb, 1, 16_384) * 2**20),
+        request_window=round(_number("--request-window", given.request_window, 100, 10_000_000)),
+        demo=demo,
+        failpoint=given.failpoint,
     )
 
 
@@ -134,14 +152,23 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     setting("--data-dir", "", "directory of the store (data/<port>)", "DIR")
     setting("--recover", "catchup", "what to do about missed entries: catchup or stale (catchup)", "HOW")
     setting("--session-timeout", "10", "ZooKeeper session timeout in seconds (10)", "SECONDS")
+    setting("--retain", "10000", "entries that stay in the log although a majority holds them (10000)", "ENTRIES")
+    setting("--log-limit-mb", "256", "how much of ZooKeeper's memory the log may take, in MiB (256)", "MIB")
+    setting(
+        "--request-window",
+        "100000",
+        "for how many updates an Idempotency-Key is remembered; fixed when the cluster is made (100000)",
+        "UPDATES",
+    )
     parser.add_argument(
         "--demo",
         nargs="?",
         const="1",
         default=environment.get("KVLOG_DEMO", ""),
-        help="answer /kill, for demonstrations",
+        help="answer /kill and /v1/failpoints, for demonstrations and tests",
         metavar="1|0",
     )
+    setting("--failpoint", "", "with --demo: where to fail on purpose, for tests", "NAME:ACTION[@N][,...]")
     return parser
 
 

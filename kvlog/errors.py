@@ -8,10 +8,11 @@
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
     │   └── StoreDamaged      what is on the disk is not what was written; exit code 5
+    ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
     ├── CommandFailed         an operator's command cannot do what it was asked to
-    ├── Stuck                 a part of the process has stopped working; exit code 6: start it again
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
 This is the lowest module: it imports nothing of kvlog.
@@ -56,6 +57,12 @@ class StoreFailure(KvlogError):
     exit_code = 5
 
 
+class Stuck(KvlogError):
+    """A part of the process has stopped working; start it again. Nothing is wrong with the store."""
+
+    exit_code = 6
+
+
 class StoreDamaged(StoreFailure):
     """The local store holds something else than what was written to it: the next start puts it aside."""
 
@@ -70,12 +77,6 @@ class BadSnapshot(KvlogError):
 
 class CommandFailed(KvlogError):
     """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
-
-
-class Stuck(KvlogError):
-    """A part of the process has stopped working. The node exits: starting it again is what helps."""
-
-    exit_code = 6
 
 
 class Unavailable(KvlogError):
@@ -95,6 +96,12 @@ class InvariantViolation(KvlogError):
     """Something that cannot happen has happened: a bug. Nothing may be concluded from the state after it."""
 
     exit_code = 70
+
+
+class FailpointHit(KvlogError):
+    """A failpoint was armed to raise (see failpoints). It stands for the exception that nobody expects."""
+
+    exit_code = InvariantViolation.exit_code
 
 
 def invariant(condition: object, message: str) -> None:

@@ -9,6 +9,7 @@ writer.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ class LmdbStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._copies: weakref.WeakSet[StoreCopy] = weakref.WeakSet()
+        self._copies_lock = threading.Lock()
         with guarded(directory):
             # Replaced as a whole by install: whoever has begun to read goes on with what it has begun with.
             self._files = open_files(directory, create=True)
@@ -107,7 +109,8 @@ class LmdbStore:
     def snapshot(self, *, ended: Callable[[], None] = _nothing, pace: Pace = _USUAL) -> StoreCopy:
         """A copy of the store as it is now; ``ended`` is called once the copy does not hold the store any more."""
         copy = StoreCopy(self._files, pace=pace, ended=ended)
-        self._copies.add(copy)
+        with self._copies_lock:
+            self._copies.add(copy)
         return copy
 
     # --- writing: one thread ------------------------------------------------------------------------------
@@ -192,7 +195,9 @@ class LmdbStore:
 
     def close(self) -> None:
         """See ports.Store."""
-        for copy in list(self._copies):
+        with self._copies_lock:
+            copies = list(self._copies)
+        for copy in copies:
             copy.close("the store is being closed")
         with guarded(self._directory):
             self._files.environment.sync(True)

@@ -1,4 +1,4 @@
-"""Every port without anything outside: for simulation, tests and trying things out.
+"""The ports Log and Election without a ZooKeeper: for simulation, tests and trying things out.
 
 ``MemoryEnsemble`` is a model of what kvlog uses of ZooKeeper: sessions, ephemeral and sequential znodes, the
 fenced append, one-shot watches. ``carry`` decides when and whether a request and its answer arrive; the default
@@ -11,14 +11,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import LogEntry, first_of, segment_of
-from kvlog.core.machine import Identity, Position, Record, Remembered, apply_entry, fill_entry, open_gap
+from kvlog.core.entry import first_of, segment_of
+from kvlog.core.machine import Identity
 from kvlog.core.values import Candidate, Member, Replica
-from kvlog.errors import StoreFailure, invariant
 from kvlog.ports import Clock, Post
 
 Carry = Callable[[Callable[[], ev.Event], ev.Event], None]
@@ -57,8 +54,9 @@ class MemoryEnsemble:
     identity: Identity = field(default_factory=lambda: Identity("memory", 1))
     entries: list[bytes] = field(default_factory=list)  # all there ever were, for those who check
     first_index: int = 0  # where the log begins, as it says
+    first_bytes: int = 0  # size of all entries before it
     kept_from: int = 0  # what is below has been deleted
-    skips: dict[int, bytes] = field(default_factory=dict)
+    skips: dict[int, bytes] = field(default_factory=dict)  # all there ever were
     replicas: dict[str, Replica] = field(default_factory=dict)
     sessions: set[int] = field(default_factory=set)
     candidates: dict[str, _Znode] = field(default_factory=dict)
@@ -74,16 +72,11 @@ class MemoryEnsemble:
         """Index of the last entry, -1 if there is none."""
         return len(self.entries) - 1
 
-    @property
-    def first_bytes(self) -> int:
-        """Size of all entries before the log's first one."""
-        return sum(len(data) for data in self.entries[: self.first_index])
-
     def entry(self, index: int) -> bytes | None:
         """What is at ``index``: a skip, an entry, or nothing any more."""
-        if index in self.skips:
-            return self.skips[index]
-        return self.entries[index] if self.kept_from <= index < len(self.entries) else None
+        if not self.kept_from <= index < len(self.entries):
+            return None
+        return self.skips.get(index, self.entries[index])
 
     def open_session(self) -> int:
         """A new session's id."""
@@ -124,6 +117,13 @@ class MemoryEnsemble:
         for fire in list(self.segment_watches.values()):
             fire(self.tail_index)
         return self.tail_index
+
+    def append_stranger(self, data: bytes) -> None:
+        """What somebody else creates in the log, who knows nothing of fences."""
+        self.zxid += 1
+        self.entries.append(data)
+        for fire in list(self.segment_watches.values()):
+            fire(self.tail_index)
 
 
 class MemorySession:
@@ -183,7 +183,7 @@ class MemorySession:
                 effect.confirm,
                 ensemble.first_index,
                 ensemble.first_bytes,
-                tuple(sorted(ensemble.skips)),
+                tuple(sorted(index for index in ensemble.skips if index >= ensemble.kept_from)),
             )
 
         self._carry(request, ev.Failed(effect))
@@ -240,10 +240,11 @@ class MemorySession:
                 segment = segment_of(first)
                 if first != first_of(segment) or segment > segment_of(len(ensemble.entries)):
                     return ev.Failed(effect)  # no segment begins there
-                ensemble.first_index = first
+                if any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
+                    return ev.Failed(effect)
+                begins, ensemble.first_index = ensemble.first_index, first
+                ensemble.first_bytes += sum(len(data) for data in ensemble.entries[begins:first])
             ensemble.kept_from = min(ensemble.first_index, first_of(segment_of(ensemble.kept_from) + 1))
-            for index in [index for index in ensemble.skips if index < ensemble.kept_from]:
-                del ensemble.skips[index]
             done = ensemble.kept_from == ensemble.first_index
             return ev.Trimmed(ensemble.first_index, ensemble.first_bytes, done)
 
@@ -264,7 +265,10 @@ class MemorySession:
         """See ports.Election."""
 
         def request() -> ev.Event:
-            self._ensemble.replicas[effect.mark.node_id] = effect.mark
+            before = self._ensemble.replicas.get(effect.mark.node_id)
+            version = before.version + 1 if before is not None else 0
+            mark = dataclasses.replace(effect.mark, version=version)
+            self._ensemble.replicas[effect.mark.node_id] = mark
             return ev.MarkPublished(effect.mark)
 
         self._carry(request, ev.Failed(effect))
@@ -375,147 +379,3 @@ class MemorySession:
             return ev.CandidatesChanged(effect.name)
 
         self._carry(request, ev.Failed(effect))
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryState:
-    """All that a MemoryStore holds. Never changed, only replaced as a whole."""
-
-    records: dict[str, Record] = field(default_factory=dict)
-    tombstones: dict[str, int] = field(default_factory=dict)
-    requests: dict[str, Remembered] = field(default_factory=dict)
-    position: Position = field(default_factory=Position)
-
-
-class MemoryStore:
-    """The port Store in dictionaries. What it holds survives as long as the object does.
-
-    ``snapshots`` are the copies that can be installed, by the name of their source.
-    """
-
-    def __init__(self, snapshots: dict[str, MemoryState] | None = None) -> None:
-        # Replaced as a whole: readers on other threads see the state before a change, or after it.
-        self.state = MemoryState()
-        self.durable = self.state  # what a power cut would leave, at least
-        self._snapshots = snapshots if snapshots is not None else {}
-
-    def position(self) -> Position:
-        """See ports.Store."""
-        return self.state.position
-
-    def get(self, key: str) -> Record | None:
-        """See ports.Store."""
-        return self.state.records.get(key)
-
-    def request(self, request_id: str) -> Remembered | None:
-        """See ports.Store."""
-        return self.state.requests.get(request_id)
-
-    def read(self, key: str) -> tuple[Record | None, Position]:
-        """See ports.Store."""
-        state = self.state
-        return state.records.get(key), state.position
-
-    def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
-        """See ports.Store."""
-        state = self.state
-        return state.requests.get(request_id), state.position
-
-    def items(self) -> list[tuple[str, Record]]:
-        """All records, in order of their keys."""
-        return sorted(self.state.records.items())
-
-    def requests(self) -> list[tuple[str, Remembered]]:
-        """All remembered requests, in order of their revisions."""
-        return sorted(self.state.requests.items(), key=lambda pair: pair[1].revision)
-
-    def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
-        """See ports.Store."""
-        before = self.state
-        transaction = MemoryTransaction(dict(before.records), dict(before.tombstones), dict(before.requests))
-        position = before.position
-        for item in entries:
-            position = (fill_entry if fill else apply_entry)(transaction, position, item)
-        self.state = MemoryState(transaction.records, transaction.tombstones, transaction.requests, position)
-        return position
-
-    def skip_to(self, index: int) -> Position:
-        """See ports.Store."""
-        return self._move(open_gap(self.position(), index))
-
-    def adopt(self, identity: Identity) -> Position:
-        """See ports.Store."""
-        position = self.position()
-        invariant(position.identity in (None, identity), "a store changes its identity")
-        return self._move(msgspec.structs.replace(position, identity=identity))
-
-    def sync(self) -> Position:
-        """See ports.Store."""
-        self.durable = self.state
-        return self.state.position
-
-    def lose_power(self) -> None:
-        """Fall back to what is certain to survive a power cut."""
-        self.state = self.durable
-
-    def install(self, source: str) -> Position:
-        """See ports.Store."""
-        if source not in self._snapshots:
-            raise StoreFailure(f"there is no snapshot {source}")
-        self.state = self.durable = self._snapshots[source]
-        return self.state.position
-
-    def _move(self, position: Position) -> Position:
-        self.state = dataclasses.replace(self.state, position=position)
-        return position
-
-    def close(self) -> None:
-        """See ports.Store."""
-
-
-@dataclass(slots=True)
-class MemoryTransaction:
-    """What applying entries works on; see machine.Transaction."""
-
-    records: dict[str, Record]
-    tombstones: dict[str, int]
-    requests: dict[str, Remembered] = field(default_factory=dict)
-
-    def get(self, key: str) -> Record | None:
-        """See machine.Transaction."""
-        return self.records.get(key)
-
-    def request(self, request_id: str) -> Remembered | None:
-        """See machine.Transaction."""
-        return self.requests.get(request_id)
-
-    def put(self, key: str, record: Record) -> None:
-        """See machine.Transaction."""
-        self.records[key] = record
-
-    def delete(self, key: str) -> None:
-        """See machine.Transaction."""
-        del self.records[key]
-
-    def tombstone(self, key: str) -> int:
-        """See machine.Transaction."""
-        return self.tombstones.get(key, 0)
-
-    def bury(self, key: str, revision: int) -> None:
-        """See machine.Transaction."""
-        self.tombstones[key] = revision
-
-    def clear_tombstones(self) -> None:
-        """See machine.Transaction."""
-        self.tombstones.clear()
-
-    def remember(self, request_id: str, outcome: Remembered) -> None:
-        """See machine.Transaction."""
-        self.requests[request_id] = outcome
-
-    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
-        """See machine.Transaction."""
-        old = [pair for pair in self.requests.items() if pair[1].revision <= revision]
-        for request_id, _ in old:
-            del self.requests[request_id]
-        return old

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -22,6 +23,7 @@ from kvlog.core import events as ev
 from kvlog.core.machine import Position
 from kvlog.core.values import PushAnswer, Reach
 from kvlog.errors import BadSnapshot, KvlogError
+from kvlog.failpoints import hit
 from kvlog.ports import Post
 from kvlog.snapshot import MEDIA_TYPE, Decoder, Header
 from kvlog.store_dirs import DATA_FILE, remove, sync_directory
@@ -84,20 +86,33 @@ class HttpPeers:
         post: takes the events.
         incoming: the directory into which snapshots are fetched; what is there is deleted.
         verify: checks the store in a directory, however damaged that is, and returns its position.
+        threads: on which to work, THREADS of them; by default, plain ones.
     """
 
-    def __init__(self, post: Post, *, incoming: Path, verify: Callable[[Path], Position]) -> None:
+    def __init__(
+        self,
+        post: Post,
+        *,
+        incoming: Path,
+        verify: Callable[[Path], Position],
+        threads: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._post = post
         self._incoming = incoming
         self._verify = verify
         self._fetching = threading.Lock()
         self._stopping = threading.Event()
+        self._answer: urllib3.BaseHTTPResponse | None = None  # the snapshot that comes in
         self._pool = urllib3.PoolManager(num_pools=THREADS, maxsize=CONNECTIONS_PER_PEER, retries=False)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
+        self._threads = threads or ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
 
     def stop(self) -> None:
         """Send nothing more, and end what is being fetched."""
         self._stopping.set()
+        answer = self._answer
+        if answer is not None:
+            with suppress(OSError, RuntimeError, ValueError):  # it has just come to its end by itself
+                answer.shutdown()  # whoever waits for its next byte need not wait any longer
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.clear()
 
@@ -118,6 +133,7 @@ class HttpPeers:
             instance = response.headers.get(INSTANCE_HEADER)
             if response.status != HTTPStatus.OK or instance != effect.member.instance:
                 return ev.PushFailed(node_id)
+            hit("mid_push")
             return ev.PushAnswered(node_id, _answers.decode(response.data))
         except (HTTPError, msgspec.MsgspecError):
             return ev.PushFailed(node_id)
@@ -183,6 +199,7 @@ class HttpPeers:
             timeout=urllib3.Timeout(connect=CONNECT_S, read=SNAPSHOT_READ_S),
             preload_content=False,
         )
+        self._answer = response
         try:
             instance = response.headers.get(INSTANCE_HEADER)
             if instance != effect.member.instance:
@@ -202,6 +219,7 @@ class HttpPeers:
                 os.fsync(file.fileno())
             sync_directory(self._incoming)
         finally:
+            self._answer = None
             response.close()  # and the connection with it: what is left of the answer is not read
         return header
 
@@ -231,12 +249,12 @@ class HttpPeers:
             )
 
     def forward(
-        self, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
+        self, method: str, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
     ) -> Forwarded | NotSent | NoAnswer:
         """Send a client's write to the leader once; whoever calls decides whether to try again."""
         try:
             response = self._pool.request(
-                "POST",
+                method,
                 f"http://{address}{path}",
                 body=body,
                 headers=headers,

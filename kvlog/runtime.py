@@ -2,20 +2,18 @@
 
 Everything that happens, on whichever thread, becomes an event in one queue. One thread takes them one by one,
 lets the core decide, and carries out the effects through the ports; it never waits for anything but the queue.
-A second one runs the store's transactions, which wait for the disk.
+A second one runs the store's transactions, which wait for the disk. A third sees that both get on.
 """
 
 from __future__ import annotations
 
 import itertools
 import queue
-import sys
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvlog.core import effects as do
@@ -23,8 +21,11 @@ from kvlog.core import events as ev
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Answer, Unknown
-from kvlog.errors import InvariantViolation, KvlogError, Unavailable
+from kvlog.errors import FailpointHit, InvariantViolation, Unavailable
+from kvlog.failpoints import hit
+from kvlog.guard import Fail, end_by
 from kvlog.ports import Clock, Election, Log, Peers, Store
+from kvlog.watchdog import WATCHDOG_S, Watchdog
 
 TICK_S = 0.05
 """The finest unit of time for which the core waits: deadlines and probes are this exact."""
@@ -76,8 +77,8 @@ class Executor:
             do.ReadTail: log.read_tail,
             do.ReadEntries: log.read_entries,
             do.WatchSegment: log.watch_segment,
-            do.Append: log.append,
-            do.Trim: log.trim,
+            do.Append: _passing("before_append", log.append),
+            do.Trim: _passing("before_trim", log.trim),
             do.WriteSkip: log.write_skip,
             do.PublishMark: election.publish_mark,
             do.ListReplicas: election.list_replicas,
@@ -107,6 +108,16 @@ class Executor:
         self._ports[type(effect)](effect)
 
 
+def _passing(failpoint: str, carry_out: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Carry out an effect behind a failpoint."""
+
+    def pass_and_carry_out(effect: do.Effect) -> None:
+        hit(failpoint)
+        carry_out(effect)
+
+    return pass_and_carry_out
+
+
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """What a read says of its age, beyond the position that it was read at; see core.cursor (C5)."""
@@ -114,6 +125,7 @@ class Freshness:
     tail_index: int
     fresh_as_of: float | None
     missed_entries: int
+    halted_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +139,8 @@ class Runtime:
     """Runs one node.
 
     ``fail`` is called, from any thread, when the process must end: it does not return. ``say`` gets what people
-    should know, ``announce`` the status once the node is up for the first time.
+    should know, ``announce`` the status once the node is up for the first time. ``watchdog_s``: how long the
+    deciding thread may stand still.
     """
 
     def __init__(
@@ -137,8 +150,9 @@ class Runtime:
         clock: Clock,
         *,
         say: Callable[[str], None],
-        fail: Callable[[int, str], None],
+        fail: Fail,
         announce: Callable[[Status], None],
+        watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self._node = node
         self._store = store
@@ -152,6 +166,15 @@ class Runtime:
         self._waiting: dict[int, Future[Answer]] = {}
         self._executor: Executor | None = None
         self._threads: list[threading.Thread] = []
+        self._turns = 0  # of the deciding thread
+        self._transaction: int | None = None  # number of the one that the store is at work on
+        self._watchdog = Watchdog(
+            turns=lambda: self._turns,
+            transaction=lambda: self._transaction,
+            stuck_s=watchdog_s,
+            say=say,
+            fail=fail,
+        )
         self.freshness = _freshness(node)
 
     def start(self, *, log: Log, election: Election, peers: Peers) -> None:
@@ -165,13 +188,13 @@ class Runtime:
             note=lambda effect: self._say(effect.text),
             stop=lambda effect: self._fail(effect.code, effect.reason),
         )
-        for name, run in (("kvlog-decide", self._decide), ("kvlog-apply", self._apply)):
-            thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        deciding = self._start("kvlog-decide", self._decide)
+        self._start("kvlog-apply", self._apply)
+        self._start("kvlog-watchdog", lambda: self._watchdog.run(deciding))
 
     def stop(self, timeout_s: float) -> None:
-        """End both threads, the store's after what it was given."""
+        """End all threads, the store's after what it was given."""
+        self._watchdog.stop()
         self._events.put_nowait(None)
         for thread in self._threads:
             thread.join(timeout_s)
@@ -181,7 +204,12 @@ class Runtime:
     def post(self, event: ev.Event) -> None:
         """Tell the node what has happened; never blocks."""
         try:
+            if isinstance(event, ev.Appended):
+                hit("after_append")
             self._events.put_nowait(event)
+        except FailpointHit as error:
+            # kazoo's threads, which come here with this event, would keep an exception to themselves.
+            end_by(error, self._fail)
         except queue.Full:
             self._fail(
                 InvariantViolation.exit_code, f"{QUEUE_MAX} events are waiting: the node has stopped deciding"
@@ -209,15 +237,20 @@ class Runtime:
         inspect = _Inspect(Future())
         self._events.put_nowait(inspect)
         try:
-            return inspect.answer.result(STATUS_WAIT_S)
+            status = inspect.answer.result(STATUS_WAIT_S)
         except FutureTimeout:
             raise Unavailable("this node does not decide at the moment") from None
+        trouble = self._watchdog.store_trouble
+        if not trouble:
+            return status
+        return replace(status, not_ready="; ".join(filter(None, (trouble, status.not_ready))))
 
     # --- the deciding thread ------------------------------------------------------------------------------
 
     def _decide(self) -> None:
         next_tick = self._clock.monotonic()
         while True:
+            self._turns += 1
             now = self._clock.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_S
@@ -252,22 +285,39 @@ class Runtime:
     # --- the applying thread ------------------------------------------------------------------------------
 
     def _apply(self) -> None:
-        while (effect := self._store_work.get()) is not None:
-            self.post(carry_out(self._store, effect))
+        for number in itertools.count():
+            effect = self._store_work.get()
+            if effect is None:
+                return
+            self._transaction = number
+            applies = isinstance(effect, do.Apply)
+            if applies:
+                hit("before_apply")
+            elif isinstance(effect, do.Install):
+                hit("mid_install")
+            done = carry_out(self._store, effect)
+            if applies:
+                hit("after_apply")
+            self._transaction = None
+            self.post(done)
+
+    # --- all of them --------------------------------------------------------------------------------------
+
+    def _start(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
 
     def _guarded(self, run: Callable[[], None]) -> None:
-        """Run a thread to its end; if it ends by an error, so does the process: half a node helps nobody."""
+        """Run a thread to its end; if it ends by an error, so does the process."""
         try:
             run()
-        except KvlogError as error:
-            if isinstance(error, InvariantViolation):
-                traceback.print_exc(file=sys.stderr)
-            self._fail(error.exit_code, str(error))
         except Exception as error:  # noqa: BLE001 - reported in full, and the process ends by it
-            traceback.print_exc(file=sys.stderr)
-            self._fail(InvariantViolation.exit_code, f"a bug in kvlog: {error!r}")
+            end_by(error, self._fail)
 
 
 def _freshness(node: Node) -> Freshness:
     cursor = node.cursor
-    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries)
+    halted_at = node.halted.index if node.halted is not None else None
+    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries, halted_at)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Protocol
 
 from kvlog.config import Settings
 from kvlog.core import events as ev
-from kvlog.core.machine import Position, Record, Update
+from kvlog.core.entry import OWN_ID
+from kvlog.core.machine import Command, Position, Record, Remembered
 from kvlog.core.status import Status
-from kvlog.core.values import Ack, Answer, Committed, PushAnswer, PushBody, Redirect, Refused, Unknown
+from kvlog.core.values import Ack, Answer, Outcome, PushAnswer, PushBody, Redirect, Refused, Unknown
 from kvlog.errors import InvariantViolation, Unavailable
 from kvlog.peers import Forwarded, HttpPeers, NoAnswer, NotSent
 from kvlog.ports import Clock, Store
-from kvlog.runtime import Runtime
+from kvlog.runtime import Freshness, Runtime
 from kvlog.snapshot import encode, header_of
 
 WRITES_MAX = 256
@@ -32,6 +35,11 @@ FORWARD_MARGIN_S = 0.3
 CATCHUP_S = 30.0
 """How long a request to heal a stale store waits for it to be done."""
 
+OPERATOR_S = 10.0
+"""How long any other request of an operator waits to be done."""
+
+REQUEST_ID_HEADER = "Kvlog-Request-Id"
+"""In a forwarded write: the id under which its outcome is remembered, the client's or the forwarding node's."""
 COPIES_MAX = 2
 """Copies of the store at a time: each reads all of it, and keeps what is overwritten meanwhile on the disk."""
 
@@ -45,14 +53,32 @@ RETRY_HEADER = "Kvlog-Retry"
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read's result, and how old it can be; ``staleness_ms`` is None if the node never was up to date."""
+    """How old a read's result can be; ``staleness_ms`` is None if the node never was up to date."""
 
-    record: Record | None
     revision: int
     applied_index: int
     tail_index: int
     staleness_ms: int | None
     missed_entries: int
+    halted_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write as a client, or another node, has sent it.
+
+    ``request_id`` is empty where the client gave none. ``method``, ``path`` and ``body`` are what the leader is
+    sent; the path has no query.
+    """
+
+    command: Command
+    request_id: str
+    ack: Ack
+    timeout_s: float
+    forwarded: bool
+    method: str
+    path: str
+    body: bytes
 
 
 class StoreCopy(Protocol):
@@ -127,32 +153,47 @@ class Service:
         self._peers = peers
         self._clock = clock
         self._slots = threading.BoundedSemaphore(WRITES_MAX)
+        self._own_ids = itertools.count(1)
         self._copy_store = copy_store
         self._copies = threading.BoundedSemaphore(COPIES_MAX)
         self._streams = threading.BoundedSemaphore(STREAMS_MAX)
 
     # --- reads --------------------------------------------------------------------------------------------
 
-    def read(self, key: str) -> Read:
+    def read(self, key: str) -> tuple[Record | None, Read]:
         """This replica's record of a key, as of now here."""
         freshness = self._runtime.freshness
         record, position = self._store.read(key)
+        return record, self._read_at(freshness, position)
+
+    def request(self, request_id: str) -> tuple[Remembered | None, int, Read]:
+        """What this replica remembers of a request, for how many revisions it does, and how old that can be."""
+        freshness = self._runtime.freshness
+        outcome, position = self._store.read_request(request_id)
+        return outcome, position.window, self._read_at(freshness, position)
+
+    def _read_at(self, freshness: Freshness, position: Position) -> Read:
         staleness_ms = None
         if freshness.fresh_as_of is not None:
             staleness_ms = max(0, round((self._clock.monotonic() - freshness.fresh_as_of) * 1000))
         return Read(
-            record=record,
             revision=position.revision,
             applied_index=position.applied_index,
             tail_index=max(freshness.tail_index, position.applied_index),
             staleness_ms=staleness_ms,
             missed_entries=position.missed_entries,
+            halted_at=freshness.halted_at,
         )
 
     @property
     def missed_entries(self) -> int:
-        """Entries that this node's store has missed: more than 0 means stale."""
+        """How many entries this node's store has missed: more than 0 means stale."""
         return self._runtime.freshness.missed_entries
+
+    @property
+    def halted_at(self) -> int | None:
+        """The entry at which this node has halted: what is read here is as of the one before."""
+        return self._runtime.freshness.halted_at
 
     def status(self) -> Status:
         """The node's status.
@@ -164,73 +205,77 @@ class Service:
 
     # --- writes -------------------------------------------------------------------------------------------
 
-    def write(
-        self, update: Update, *, ack: Ack, timeout_s: float, forwarded: bool, body: bytes
-    ) -> Committed | Refused | Unknown | Forwarded:
-        """Carry out a write here or at the leader, within ``timeout_s``; ``body`` is what a leader is sent.
+    def write(self, write: Write) -> Outcome | Forwarded:
+        """Carry out a write here or at the leader, within its time.
 
-        A write that was refused for a passing reason (a change of leader) is tried again until its time is
-        over; one whose outcome is not known never is.
+        One that was refused for a passing reason (a change of leader) is tried again until its time is over. A
+        forwarded one whose answer got lost is asked for again under its id, so that it is never done twice.
         """
         if not self._slots.acquire(blocking=False):
             return Refused(f"{WRITES_MAX} writes are waiting on this node already")
         try:
-            return self._write(update, ack, timeout_s, forwarded=forwarded, body=body)
+            return self._write(write)
         finally:
             self._slots.release()
 
-    def _write(
-        self, update: Update, ack: Ack, timeout_s: float, *, forwarded: bool, body: bytes
-    ) -> Committed | Refused | Unknown | Forwarded:
-        deadline = self._clock.monotonic() + timeout_s
+    def _write(self, write: Write) -> Outcome | Forwarded:
+        deadline = self._clock.monotonic() + write.timeout_s
         not_epoch = 0
+        unsure = ""  # why an earlier try may have been carried out
         while True:
-            left_s = deadline - self._clock.monotonic()
-            answer = self._submit(update, ack, deadline, forwarded=forwarded, not_epoch=not_epoch, left_s=left_s)
-            result: Committed | Refused | Unknown | Forwarded
-            pause = True
+            answer = self._submit(write, deadline, not_epoch=not_epoch)
+            result: Outcome | Forwarded
+            pause, again = True, False
             if isinstance(answer, Redirect):
-                sent = self._forward(answer, ack, deadline, body)
+                if not write.request_id:
+                    write = replace(write, request_id=f"{OWN_ID}{self.instance}-{next(self._own_ids)}")
+                sent = self._forward(answer, write, deadline)
                 if isinstance(sent, NoAnswer):
-                    return Unknown(sent.reason)
-                if isinstance(sent, NotSent):
+                    unsure, again = sent.reason, True
+                    result = Unknown(unsure)
+                elif isinstance(sent, NotSent):
                     # Until somebody else leads, asking there again is of no use: the node itself waits for that.
-                    not_epoch, pause = answer.epoch, False
+                    not_epoch, pause, again = answer.epoch, False, True
                     result = Refused(sent.reason, retry=True)
                 else:
-                    result = sent
-                    if RETRY_HEADER not in sent.headers:
-                        return result
-            elif isinstance(answer, Refused) and answer.retry and not forwarded:
+                    result, again = sent, RETRY_HEADER in sent.headers
+            elif isinstance(answer, Outcome):
                 result = answer
-            elif isinstance(answer, Committed | Refused | Unknown):
-                return answer
+                again = isinstance(answer, Refused) and answer.retry and not write.forwarded
             else:
                 raise InvariantViolation(f"a write was answered {answer}")
-            if self._clock.monotonic() + RETRY_S >= deadline:
-                return result
+            if not again or self._clock.monotonic() + RETRY_S >= deadline:
+                return Unknown(unsure) if unsure and _says_refused(result) else result
             if pause:
                 time.sleep(RETRY_S)
 
-    def _submit(
-        self, update: Update, ack: Ack, deadline: float, *, forwarded: bool, not_epoch: int, left_s: float
-    ) -> Answer:
+    def _submit(self, write: Write, deadline: float, *, not_epoch: int) -> Answer:
         return self._runtime.ask(
             lambda token: ev.WriteSubmitted(
-                token, update, ack, deadline, forwarded=forwarded, not_epoch=not_epoch
+                token,
+                write.command,
+                write.ack,
+                deadline,
+                forwarded=write.forwarded,
+                not_epoch=not_epoch,
+                request_id=write.request_id,
             ),
-            left_s,
+            deadline - self._clock.monotonic(),
         )
 
-    def _forward(self, to: Redirect, ack: Ack, deadline: float, body: bytes) -> Forwarded | NotSent | NoAnswer:
+    def _forward(self, to: Redirect, write: Write, deadline: float) -> Forwarded | NotSent | NoAnswer:
         left_s = deadline - self._clock.monotonic()
         if left_s <= 0:
             return NotSent("the write's time ran out before it reached the leader")
+        headers = {"Kvlog-Forwarded": self.settings.node_id, REQUEST_ID_HEADER: write.request_id}
+        if write.body:
+            headers["Content-Type"] = "application/json"
         return self._peers.forward(
+            write.method,
             to.leader.address,
-            f"/update?ack={ack.value}&timeout_ms={max(1, round(left_s * 1000))}",
-            body,
-            {"Content-Type": "application/json", "Kvlog-Forwarded": self.settings.node_id},
+            f"{write.path}?ack={write.ack.value}&timeout_ms={max(1, round(left_s * 1000))}",
+            write.body,
+            headers,
             left_s + FORWARD_MARGIN_S,
         )
 
@@ -287,6 +332,21 @@ class Service:
     def catch_up(self) -> Answer:
         """Fill in what a stale store has missed; waits until that is done."""
         return self._runtime.ask(ev.CatchupRequested, CATCHUP_S)
+
+    def remove_replica(self, node_id: str) -> Answer:
+        """Do not count on a node any more that is gone for good."""
+        return self._runtime.ask(lambda token: ev.RemovalRequested(token, node_id), OPERATOR_S)
+
+    def skip(self, index: int, reason: str) -> Answer:
+        """Have the entry skipped at which this node has halted; waits until it has gone on."""
+        return self._runtime.ask(lambda token: ev.SkipRequested(token, index, reason), OPERATOR_S)
+
+
+def _says_refused(result: Outcome | Forwarded) -> bool:
+    """Whether this says that the write did not happen, which is true of the last try only."""
+    if isinstance(result, Forwarded):
+        return result.status == HTTPStatus.SERVICE_UNAVAILABLE
+    return isinstance(result, Refused)
 
 
 def _unfit(position: Position, min_index: int) -> NoSnapshot | None:

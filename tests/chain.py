@@ -10,26 +10,28 @@ from kvlog.core.entry import (
     Leader,
     LogEntry,
     Request,
+    Skip,
     decode_entry,
     encode_entry,
     encode_request,
 )
-from kvlog.core.machine import Position, Record, Update, apply_entry, evaluate
-from kvlog.memory import MemoryTransaction
+from kvlog.core.machine import Identity, Position, Record, Remembered, Update, apply_entry, evaluate
+from kvlog.memory_store import MemoryTransaction
 
 
 class Chain:
     """A log, and the state of a replica that has applied all of it in order.
 
-    ``put``, ``delete`` and ``barrier`` append an entry and return it; ``add`` takes over one that was encoded
-    elsewhere.
+    ``put``, ``delete``, ``barrier`` and so on append an entry and return it; ``add`` takes over one that was
+    encoded elsewhere. ``window``: for how many revisions requests are remembered, if not for as many as usual.
     """
 
-    def __init__(self, epoch: int = 1) -> None:
+    def __init__(self, epoch: int = 1, *, window: int | None = None) -> None:
         self.epoch = epoch
         self.entries: list[LogEntry] = []
-        self.position = Position()
+        self.position = Position(identity=Identity("c1", 1, window) if window is not None else None)
         self.records: dict[str, Record] = {}
+        self.requests: dict[str, Remembered] = {}
 
     def put(self, key: str, value: str) -> LogEntry:
         """Append an entry that sets a key."""
@@ -56,7 +58,20 @@ class Chain:
 
     def effects(self, *effects: Effect) -> LogEntry:
         """Append an entry with one request that has these effects, whatever they are."""
-        return self.add(encode_entry(self.header(), (encode_request(Request(effects=effects)),)))
+        return self.request(Request(effects=effects))
+
+    def request(self, *requests: Request) -> LogEntry:
+        """Append an entry with these requests, as they are."""
+        return self.add(encode_entry(self.header(), tuple(encode_request(request) for request in requests)))
+
+    def skip(self, *, left_out: int = 0, hashed: bool = True) -> LogEntry:
+        """Append a skip that leaves so many revisions out.
+
+        ``hashed``: it says what the next entry is chained to, as if that had been there already.
+        """
+        chained = f"{len(self.entries):032x}" if hashed else ""
+        first = self.position.revision + 1 + left_out
+        return self.add(encode_entry(self.header(first_revision=first, skip=Skip("damaged", chained))))
 
     def barrier(self, node_id: str = "n1", epoch: int | None = None) -> LogEntry:
         """Append the first entry of an epoch."""
@@ -78,7 +93,7 @@ class Chain:
     def add(self, data: bytes) -> LogEntry:
         """Append an encoded entry."""
         item = decode_entry(len(self.entries), data)
-        self.position = apply_entry(MemoryTransaction(self.records, {}), self.position, item)
+        self.position = apply_entry(MemoryTransaction(self.records, {}, self.requests), self.position, item)
         self.epoch = item.entry.epoch
         self.entries.append(item)
         return item

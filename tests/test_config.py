@@ -20,6 +20,7 @@ DEFAULTS = Settings(
     recover="catchup",
     session_timeout_s=10,
     demo=False,
+    failpoint="",
 )
 
 
@@ -54,8 +55,24 @@ def test_flags_win_over_variables_and_both_over_defaults(field: str, flag: list[
 
 
 def test_every_setting_is_in_the_table():
-    """A new setting is tested too."""
-    assert {field.name for field in dataclasses.fields(Settings)} == {row[0] for row in FLAGS}
+    """A new setting is tested too; failpoints, which need another flag, by themselves."""
+    assert {field.name for field in dataclasses.fields(Settings)} == {row[0] for row in FLAGS} | {"failpoint"}
+
+
+def test_failpoints_are_armed_by_flag_or_variable_and_only_with_demo():
+    """Nobody fails on purpose by accident."""
+    spec = "after_append:kill@3"
+
+    assert parse([*ZK, "--demo", "--failpoint", spec], {}).failpoint == spec
+    assert parse([*ZK, "--demo"], {"KVLOG_FAILPOINT": spec}).failpoint == spec
+    assert parse([*ZK, "--failpoint", ""], {"KVLOG_FAILPOINT": spec}).failpoint == ""
+    for words, variables in (
+        (["--failpoint", spec], {}),
+        (["--failpoint", spec], {"KVLOG_DEMO": "0"}),
+        ([], {"KVLOG_FAILPOINT": spec}),
+    ):
+        with pytest.raises(SettingsError, match="makes a node fail on purpose, so it is taken only with --demo"):
+            parse([*ZK, *words], variables)
 
 
 def test_other_variables_are_not_read():
@@ -171,3 +188,4 @@ def test_help_says_it_all(capsys: pytest.CaptureFixture[str]):
 
     assert end.value.code == 0
     assert [flag for _, (flag, _), _, _ in FLAGS if flag not in text] == []
+    assert "--failpoint" in text

@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -20,18 +21,20 @@ import lmdb
 import msgspec
 import pytest
 
+from kvlog import quarantine
 from kvlog.core.machine import Identity, Position, Remembered
 from kvlog.errors import InvariantViolation, StoreDamaged, StoreFailure, Unavailable
 from kvlog.lmdb_copy import Pace, StoreCopy
 from kvlog.lmdb_files import seal
 from kvlog.lmdb_store import LmdbStore
 from kvlog.lmdb_verify import verify
-from kvlog.processes import wait_until
+from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
 from kvlog.quarantine import check_store, inspect
 from kvlog.store_dirs import settle_files
 from tests.request_chain import RequestChain
 
 WAIT_S = 20.0
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def chain_of(count: int, value_bytes: int = 100, window: int = 50) -> RequestChain:
@@ -406,6 +409,45 @@ def test_verifying_finds_what_was_not_written_so(tmp_path: Path, damage: str):
         verify(tmp_path / "store")
 
 
+def claim_a_used_page(data_file: Path) -> None:
+    """Put a page that is in use on LMDB's list of free ones, in place of another: nothing that is read changes."""
+    data = bytearray(data_file.read_bytes())
+    number = struct.Struct("=Q")
+
+    def meta(page: int, offset: int) -> int:
+        return number.unpack_from(data, page * 4096 + 16 + offset)[0]
+
+    latest = max((0, 1), key=lambda page: meta(page, 128))  # mm_txnid
+    leaf = meta(latest, 64) * 4096  # the root of the list of free pages
+    (lower,) = struct.unpack_from("=H", data, leaf + 12)
+    lists = []
+    for pointer in range(leaf + 16, leaf + lower, 2):
+        (node,) = struct.unpack_from("=H", data, pointer)
+        first = leaf + node + 16  # behind the node's header and its key, a transaction's number
+        (count,) = number.unpack_from(data, first)
+        lists.append([(at, number.unpack_from(data, at)[0]) for at in range(first + 8, first + 8 + count * 8, 8)])
+    free = {page for pages in lists for _, page in pages}
+    used = min(set(range(2, len(data) // 4096)) - free)
+    at = next(at for pages in lists for at, page in pages[-1:] if page > used)
+    number.pack_into(data, at, used)
+    data_file.write_bytes(data)
+
+
+def test_a_page_in_use_that_is_called_free_is_found(tmp_path: Path):
+    """All that is read is right still, but some later transaction would overwrite that page."""
+    chain = chain_of(60)
+    with closing(filled(tmp_path / "store", chain)) as store:
+        for number in range(50):
+            chain.put(f"key{number % 30}", str(number))
+            store.apply((chain.entries[-1],), fill=False)
+        expected = store.items()
+    claim_a_used_page(tmp_path / "store" / "data.mdb")
+    with closing(LmdbStore(tmp_path / "store")) as store:
+        assert expected == store.items()
+    with pytest.raises(StoreDamaged, match="free"):
+        verify(tmp_path / "store")
+
+
 def test_reading_what_was_not_written_fails(tmp_path: Path):
     """Never another value: the process ends by it, and the next start puts the store aside."""
     filled(tmp_path / "store", chain_of(40)).close()
@@ -437,7 +479,7 @@ def test_a_stale_store_verifies_too(tmp_path: Path):
 def test_a_store_that_was_used_hard_has_no_findings(tmp_path: Path):
     """Thousands of transactions, freed pages, values of many pages, and kill -9 in the middle."""
     program = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.test_lmdb_store import *
 chain = chain_of(60, value_bytes=3000)
 store = filled(Path({str(tmp_path / "store")!r}), chain)
@@ -464,8 +506,9 @@ while True:
 
 
 READ_ALL = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
+from kvlog import quarantine
 from kvlog.errors import StoreFailure
 from kvlog.lmdb_store import LmdbStore
 from kvlog.lmdb_verify import verify
@@ -536,6 +579,17 @@ def test_a_whole_store_stays_where_it_is(tmp_path: Path):
     assert check_store(tmp_path, pytest.fail) == ""
     assert names(tmp_path) == ["store"]
     assert inspect(tmp_path / "store") == verify(tmp_path / "store")
+
+
+def test_a_long_check_says_how_far_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In lines for people."""
+    filled(tmp_path / "store", chain_of(40)).close()
+    monkeypatch.setattr(quarantine, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(quarantine, "LOOK_S", 0.001)
+    said: list[str] = []
+
+    assert check_store(tmp_path, said.append) == ""
+    assert said[0].startswith(f"checking the store in {tmp_path / 'store'}: 0 % of what it holds, 0 s")
 
 
 def cut(path: Path) -> None:
@@ -622,10 +676,43 @@ def test_a_store_that_cannot_be_read_is_not_put_aside(tmp_path: Path, harm: str)
     assert (tmp_path / "store").exists()
 
 
+def start_node(keeper: ProcessKeeper, data_dir: Path) -> Child:
+    """A node that finds no ZooKeeper: what it does before it looks for one is what counts here."""
+    port, nobody = free_ports(2)
+    argv = [sys.executable, str(ROOT / "server.py"), "--port", str(port), "--zk", f"127.0.0.1:{nobody}"]
+    return keeper.start([*argv, "--data-dir", str(data_dir)], name="node", log=data_dir / "log")
+
+
+def test_a_node_with_a_damaged_store_says_so_and_starts_empty(tmp_path: Path, keeper: ProcessKeeper):
+    """One line in its log, with the reason and where the damaged store is kept."""
+    filled(tmp_path / "store", chain_of(200)).close()
+    cut(tmp_path / "store" / "data.mdb")
+    node = start_node(keeper, tmp_path)
+    try:
+        assert wait_until(lambda: names(tmp_path) == ["lock", "log", "store", "store.damaged"], WAIT_S)
+    finally:
+        node.kill()
+
+    said = (tmp_path / "log").read_text()
+    assert "the store is damaged (" in said
+    assert f"): it is kept in {tmp_path / 'store.damaged'}; starting empty" in said
+    assert (tmp_path / "store.damaged" / "data.mdb").exists()
+
+
+def test_a_node_with_a_store_of_another_format_ends_with_5(tmp_path: Path, keeper: ProcessKeeper):
+    """And leaves it where it is."""
+    filled(tmp_path / "store", chain_of(20)).close()
+    tamper(tmp_path / "store", b"meta", lambda table: table.put(b"format", b"1"))
+
+    assert start_node(keeper, tmp_path).wait(WAIT_S) == 5
+    assert "has format 1, this kvlog knows 2" in (tmp_path / "log").read_text()
+    assert names(tmp_path) == ["lock", "log", "store"]
+
+
 def test_a_full_disk_is_called_so(tmp_path: Path):
     """LMDB calls it an input/output error; people need to know better."""
     program = f"""
-import os, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import os, sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.test_lmdb_store import *
 chain = chain_of(200, value_bytes=2000)
 store = LmdbStore(Path({str(tmp_path)!r}) / "small" / "store")

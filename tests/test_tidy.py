@@ -10,31 +10,37 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 ADAPTER = {"errors", "core", "ports", "config"}
+REAL = ADAPTER | {"failpoints"}
+"""What runs in a real node only, and can be made to fail there."""
 PARTS = {
     "errors": set(),
+    "failpoints": {"errors"},
+    "guard": {"errors"},
+    "watchdog": {"errors", "guard"},
     "core": {"errors", "core"},
     "config": {"errors"},
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
+    "memory_store": ADAPTER,
     "store_dirs": {"errors"},
     "lmdb_files": ADAPTER | {"store_dirs"},
     "lmdb_copy": ADAPTER | {"lmdb_files"},
     "lmdb_verify": ADAPTER | {"lmdb_files"},
-    "lmdb_store": ADAPTER | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
+    "lmdb_store": REAL | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
     "quarantine": ADAPTER | {"lmdb_verify", "store_dirs"},
     "snapshot": {"errors", "core"},
-    "peers": ADAPTER | {"snapshot", "store_dirs"},
-    "zookeeper": ADAPTER | {"zookeeper"},
+    "peers": REAL | {"snapshot", "store_dirs"},
+    "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
-    "runtime": ADAPTER,  # knows the ports, and no adapter
-    "service": ADAPTER
-    | {"runtime", "peers", "snapshot"},  # forwards writes, which is no port: the core does not ask for it
-    "api": ADAPTER
-    | {"api", "service", "peers", "snapshot", "kvlog"},  # peers: what nodes say to each other over HTTP
-    "assembly": ADAPTER
-    | {"runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
-    "cli": ADAPTER - {"ports"}
-    | {"cli", "lmdb_store", "lmdb_verify", "quarantine", "snapshot", "store_dirs", "zookeeper"},
+    "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
+    # It forwards writes, which is no port: the core does not ask for it.
+    "service": REAL | {"runtime", "peers", "snapshot"},
+    # peers and snapshot: what nodes say to each other over HTTP.
+    "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
+    "assembly": REAL
+    | {"guard", "runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "lmdb_store", "lmdb_verify", "quarantine", "snapshot", "store_dirs"}
+    | {"zookeeper"},
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -51,7 +57,7 @@ that has a line of its own here."""
 THIRD_PARTIES = {
     "msgspec": {
         "core",
-        "memory",
+        "memory_store",
         "lmdb_files",
         "lmdb_store",
         "quarantine",
@@ -82,6 +88,7 @@ READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"
 
 NOT_IMPORTED = {
     "kvlog.__main__": "what `python -m kvlog` runs",
+    "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
     "kvlog.cluster": "clusters for the demo, the tests and the benchmarks",

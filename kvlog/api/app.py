@@ -9,12 +9,13 @@ import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from kvlog.api import parse, views
+from kvlog.api import failpoints, parse, views
+from kvlog.core.machine import Command, Settle
 from kvlog.core.role import Role
-from kvlog.core.values import Done, PushBody, Refused
+from kvlog.core.values import PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
 from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import NoSnapshot, Service
+from kvlog.service import REQUEST_ID_HEADER, NoSnapshot, Service, Write
 from kvlog.snapshot import MEDIA_TYPE
 
 _pushes = msgspec.msgpack.Decoder(PushBody)
@@ -26,6 +27,7 @@ def create_app(service: Service) -> Flask:
     app = Flask("kvlog", static_folder=None)
     _add_course_routes(app, service)
     _add_routes(app, service)
+    _add_admin_routes(app, service)
     _add_errors(app)
 
     @app.after_request
@@ -37,6 +39,8 @@ def create_app(service: Service) -> Flask:
         response.headers["Kvlog-Stale"] = "true" if missed else "false"
         if missed:
             response.headers["Kvlog-Missed-Entries"] = str(missed)
+        if (halted_at := service.halted_at) is not None:
+            response.headers["Kvlog-Halted"] = str(halted_at)
         return response
 
     return app
@@ -48,20 +52,13 @@ def _add_course_routes(app: Flask, service: Service) -> None:
     @app.get("/read")
     def read() -> Response:
         key = parse.read_key(_query())
-        return _respond(views.read(key, service.read(key)))
+        return _respond(views.read(key, *service.read(key)))
 
     @app.post("/update")
     def update() -> Response:
-        ack, timeout_s = parse.write_options(_query())
         body = _body()
         command = parse.update(body)
-        result = service.write(
-            command, ack=ack, timeout_s=timeout_s, forwarded="Kvlog-Forwarded" in request.headers, body=body
-        )
-        if isinstance(result, Forwarded):
-            headers = {name: result.headers[name] for name in ("Retry-After",) if name in result.headers}
-            return Response(result.body, result.status, headers, mimetype="application/json")
-        return _respond(views.outcome(command.key, result, node_id=service.settings.node_id))
+        return _write(service, command, parse.request_id(_sent_id()), "/update", body)
 
     @app.post("/propagate")
     def propagate() -> Response:
@@ -81,6 +78,8 @@ def _add_course_routes(app: Flask, service: Service) -> None:
             is_leader = service.status().role is Role.LEADER
             service.kill()
             return _respond(({"is_leader": is_leader}, HTTPStatus.OK, {}))
+
+        failpoints.add_routes(app, _body, _respond)
 
 
 def _add_routes(app: Flask, service: Service) -> None:
@@ -102,6 +101,17 @@ def _add_routes(app: Flask, service: Service) -> None:
             return _respond(({"ready": False, "reason": reason}, HTTPStatus.SERVICE_UNAVAILABLE, {}))
         return _respond(({"ready": True, "reason": ""}, HTTPStatus.OK, {}))
 
+    @app.get("/v1/requests/<request_id>")
+    def remembered(request_id: str) -> Response:
+        parse.parameters(_query())
+        request_id = parse.any_request_id(request_id)
+        return _respond(views.remembered(request_id, *service.request(request_id)))
+
+    @app.delete("/v1/requests/<request_id>")
+    def settle(request_id: str) -> Response:
+        request_id = parse.any_request_id(request_id)
+        return _write(service, Settle(), request_id, f"/v1/requests/{request_id}", b"")
+
     @app.get("/v1/snapshot")
     def snapshot() -> Response:
         result = service.snapshot(parse.min_index(_query()))
@@ -109,15 +119,37 @@ def _add_routes(app: Flask, service: Service) -> None:
             return _respond(views.no_snapshot(result))
         return Response(result, mimetype=MEDIA_TYPE, direct_passthrough=True)
 
+
+def _add_admin_routes(app: Flask, service: Service) -> None:
     @app.post("/v1/admin/catchup")
     def catch_up() -> Response:
-        answer = service.catch_up()
-        if isinstance(answer, Done):
-            return _respond(({"status": "done", "result": answer.text}, HTTPStatus.OK, {}))
-        if isinstance(answer, Refused):
-            raise InvalidInput(answer.reason, status=HTTPStatus.SERVICE_UNAVAILABLE)
-        body = {"status": "running", "result": "still filling in; GET /v1/status shows how far it has come"}
-        return _respond((body, HTTPStatus.ACCEPTED, {}))
+        return _respond(views.done(service.catch_up()))
+
+    @app.post("/v1/admin/replicas/<node_id>/remove")
+    def remove_replica(node_id: str) -> Response:
+        return _respond(views.done(service.remove_replica(node_id)))
+
+    @app.post("/v1/admin/log/skip")
+    def skip() -> Response:
+        return _respond(views.done(service.skip(*parse.skip(_body()))))
+
+
+def _write(service: Service, command: Command, request_id: str, path: str, body: bytes) -> Response:
+    """Carry out a write here or at the leader."""
+    ack, timeout_s = parse.write_options(_query())
+    forwarded = "Kvlog-Forwarded" in request.headers
+    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body)
+    result = service.write(write)
+    if isinstance(result, Forwarded):
+        handed_on = ("Retry-After", views.REPLAYED_HEADER)
+        headers = {name: result.headers[name] for name in handed_on if name in result.headers}
+        return Response(result.body, result.status, headers, mimetype="application/json")
+    return _respond(views.outcome(write, result, node_id=service.settings.node_id))
+
+
+def _sent_id() -> tuple[str | None, str | None]:
+    """The id that a client has given a write, and the one that a forwarding node has."""
+    return request.headers.get("Idempotency-Key"), request.headers.get(REQUEST_ID_HEADER)
 
 
 def _add_errors(app: Flask) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 
 from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
-from kvlog.core.entry import check_key, check_size
+from kvlog.core.entry import OWN_ID, REQUEST_ID_BYTES_MAX, check_key, check_size
 from kvlog.core.machine import Update
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
@@ -19,6 +20,10 @@ INDEX_DIGITS_MAX = 18
 """An index of the log has fewer."""
 
 PARAMETERS_MAX = 16
+
+REASON_CHARACTERS_MAX = 500
+
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
 
 
 def parameters(query: str, *names: str) -> dict[str, str]:
@@ -71,6 +76,50 @@ def write_options(query: str) -> tuple[Ack, float]:
     return ack, int(text) / 1000
 
 
+def request_id(sent: tuple[str | None, str | None]) -> str:
+    """The id of a write: the header Idempotency-Key, or what another node has sent; "" if there is none.
+
+    The header's value may stand in quotes, as the IETF's draft "The Idempotency-Key HTTP Header Field" has it.
+    """
+    key, forwarded = sent
+    if forwarded is not None:
+        return any_request_id(forwarded)
+    if key is None:
+        return ""
+    if len(key) >= 2 and key[0] == key[-1] == '"':  # noqa: PLR2004 - a pair of quotes
+        key = key[1:-1]
+    return _known_characters("Idempotency-Key", key)
+
+
+def any_request_id(text: str) -> str:
+    """A request's id, be it a client's or one that a node has given."""
+    own = OWN_ID if text.startswith(OWN_ID) else ""
+    return own + _known_characters("the request's id", text.removeprefix(OWN_ID))
+
+
+def _known_characters(what: str, text: str) -> str:
+    if not _REQUEST_ID.fullmatch(text):
+        raise InvalidInput(
+            f"{what} {text[:50]!r}: must be 1 to {REQUEST_ID_BYTES_MAX} of the characters "
+            "A-Z a-z 0-9 . _ : @ = + -"
+        )
+    return text
+
+
+def skip(body: bytes) -> tuple[int, str]:
+    """Index and reason of ``POST /v1/admin/log/skip``."""
+    found = json_object(body)
+    index, reason = found.get("index"), found.get("reason")
+    if set(found) != {"index", "reason"}:
+        raise InvalidInput('send {"index": 123, "reason": "..."}, and nothing else')
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 63:
+        raise InvalidInput("the index must be that of a log entry, 0 or more")
+    if not isinstance(reason, str) or not 1 <= len(reason) <= REASON_CHARACTERS_MAX:
+        raise InvalidInput(f"the reason must be a text of 1 to {REASON_CHARACTERS_MAX} characters")
+    _check_characters("reason", reason)
+    return index, reason
+
+
 def min_index(query: str) -> int:
     """The log index of ``GET /v1/snapshot?min_index=...`` that the copy has to reach; 0 if it is not given."""
     text = parameters(query, "min_index").get("min_index", "0")
@@ -92,14 +141,16 @@ def update(body: bytes) -> Update:
         raise InvalidInput(f"unknown field {unknown[0][:50]!r}: there are key and value")
     key, value = found["key"], found["value"]
     for name, text in (("key", key), ("value", value)):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput(
-                f'the field "{name}" holds half of a surrogate pair, which is no character'
-            ) from None
+        _check_characters(name, text)
     check_size(key, value)
     return Update(key=key, value=value)
+
+
+def _check_characters(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f'the field "{name}" holds half of a surrogate pair, which is no character') from None
 
 
 def json_object(body: bytes) -> dict[str, Any]:

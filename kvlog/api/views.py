@@ -7,58 +7,120 @@ from typing import Any
 
 from kvlog import __version__
 from kvlog.config import Settings
+from kvlog.core.entry import OWN_ID
+from kvlog.core.machine import Record, Remembered, Update
 from kvlog.core.role import Role
 from kvlog.core.status import Status
-from kvlog.core.values import Committed, Refused, Unknown
-from kvlog.service import RETRY_HEADER, NoSnapshot, Read
+from kvlog.core.values import (
+    Answer,
+    Clash,
+    Committed,
+    Done,
+    Outcome,
+    Refused,
+    Rejected,
+    Settled,
+    Unknown,
+)
+from kvlog.service import RETRY_HEADER, NoSnapshot, Read, Write
+
+REPLAYED_HEADER = "Idempotent-Replayed"
+"""In an answer that repeats the first one to a request with the same Idempotency-Key."""
 
 View = tuple[dict[str, Any], int, dict[str, str]]
 """A JSON body, an HTTP status, and headers."""
 
 
-def read(key: str, result: Read) -> View:
+def read(key: str, record: Record | None, at: Read) -> View:
     """A read's answer; the value of a key that is not there is ""."""
-    body: dict[str, Any] = {"key": key, "value": result.record.value if result.record else ""}
-    if result.missed_entries:
-        body |= {"stale": True, "missed_entries": result.missed_entries}
-    headers = {
-        "Kvlog-Revision": str(result.revision),
-        "Kvlog-Applied-Index": str(result.applied_index),
-        "Kvlog-Tail-Index": str(result.tail_index),
-        "Kvlog-Staleness-Ms": "unknown" if result.staleness_ms is None else str(result.staleness_ms),
+    return {"key": key, "value": record.value if record else "", **_marks(at)}, HTTPStatus.OK, _age(at)
+
+
+def remembered(request_id: str, outcome: Remembered | None, window: int, at: Read) -> View:
+    """GET /v1/requests/<id>."""
+    if outcome is None:
+        reason = (
+            f"this node, which stands at revision {at.revision}, does not know the request {request_id}; it "
+            f"remembers those of the last {window} revisions; DELETE /v1/requests/{request_id} finds out for good"
+        )
+        return {"id": request_id, "error": reason, **_marks(at)}, HTTPStatus.NOT_FOUND, _age(at)
+    settled = Settled(outcome.cancelled, outcome.revision, outcome.index)
+    return {**_settled(request_id, settled), **_marks(at)}, HTTPStatus.OK, _age(at)
+
+
+def _marks(at: Read) -> dict[str, Any]:
+    """What a body says of a node whose data is known to be old."""
+    marks: dict[str, Any] = {"stale": True, "missed_entries": at.missed_entries} if at.missed_entries else {}
+    return marks | ({"halted_at": at.halted_at} if at.halted_at is not None else {})
+
+
+def _age(at: Read) -> dict[str, str]:
+    return {
+        "Kvlog-Revision": str(at.revision),
+        "Kvlog-Applied-Index": str(at.applied_index),
+        "Kvlog-Tail-Index": str(at.tail_index),
+        "Kvlog-Staleness-Ms": "unknown" if at.staleness_ms is None else str(at.staleness_ms),
     }
-    return body, HTTPStatus.OK, headers
 
 
-def outcome(key: str, result: Committed | Refused | Unknown, *, node_id: str) -> View:
-    """A write's answer: committed, refused or unknown."""
+def _settled(request_id: str, settled: Settled) -> dict[str, Any]:
+    outcome = "cancelled" if settled.cancelled else "committed"
+    return {"id": request_id, "outcome": outcome, "revision": settled.revision, "index": settled.index}
+
+
+def outcome(write: Write, result: Outcome, *, node_id: str) -> View:
+    """A write's answer: committed, refused or unknown; what a request to settle has found."""
     match result:
         case Committed():
-            body = {
+            body: dict[str, Any] = {
                 "status": "updated",
                 "outcome": "committed",
-                "key": key,
+                **({"key": write.command.key} if isinstance(write.command, Update) else {}),
                 "revision": result.revision,
                 "index": result.index,
                 "leader": node_id,
                 "replicas": result.replicas,
             }
-            return body, HTTPStatus.OK, {}
+            repeated = result.repeated and not write.request_id.startswith(OWN_ID)
+            return body, HTTPStatus.OK, {REPLAYED_HEADER: "true"} if repeated else {}
+        case Settled():
+            return _settled(write.request_id, result), HTTPStatus.OK, {}
+        case Rejected():
+            status = HTTPStatus.CONFLICT if result.clash is Clash.CANCELLED else HTTPStatus.UNPROCESSABLE_ENTITY
+            what = f"this write did not happen: {result.reason}; give it an Idempotency-Key of its own"
+            return {"status": "refused", "outcome": "refused", "error": what}, status, {}
         case Refused():
+            again = "it is safe to try again"
+            if write.request_id and not write.request_id.startswith(OWN_ID):
+                again += " with the same Idempotency-Key"
             body = {
                 "status": "refused",
                 "outcome": "refused",
-                "error": f"the write did not happen: {result.reason}; it is safe to try again",
+                "error": f"this write did not happen: {result.reason}; {again}",
             }
             headers = {"Retry-After": "1"} | ({RETRY_HEADER: "1"} if result.retry else {})
             return body, HTTPStatus.SERVICE_UNAVAILABLE, headers
         case Unknown():
+            find_out = "read the key to find out"
+            if write.request_id:
+                find_out = f"DELETE /v1/requests/{write.request_id} finds out, and sees to it that it stays so"
             body = {
                 "status": "unknown",
                 "outcome": "unknown",
-                "error": f"it is not known whether the write happened: {result.reason}; read the key to find out",
+                **({"request": write.request_id} if write.request_id else {}),
+                "error": f"it is not known whether the write happened: {result.reason}; {find_out}",
             }
             return body, HTTPStatus.GATEWAY_TIMEOUT, {}
+
+
+def done(answer: Answer) -> View:
+    """An operator's request: done, refused, or still under way."""
+    if isinstance(answer, Done):
+        return {"status": "done", "result": answer.text}, HTTPStatus.OK, {}
+    if isinstance(answer, Refused):
+        return {"status": "refused", "error": answer.reason}, HTTPStatus.CONFLICT, {}
+    running = "not done yet; GET /v1/status shows how far it has come"
+    return {"status": "running", "result": running}, HTTPStatus.ACCEPTED, {}
 
 
 def no_snapshot(result: NoSnapshot) -> View:
@@ -86,6 +148,8 @@ def status(settings: Settings, instance: str, found: Status) -> dict[str, Any]:
         "stale": bool(position.gaps),
         "missed_entries": position.missed_entries,
         "missed": [{"first": gap.first, "last": gap.last} for gap in position.gaps],
+        "halted_at": found.halted_at,
+        "skipped": list(position.skipped),
         "digest": position.digest,
         "log_hash": position.hash,
         "cluster_id": position.identity.cluster_id if position.identity else None,
@@ -93,6 +157,21 @@ def status(settings: Settings, instance: str, found: Status) -> dict[str, Any]:
         "ready": not found.not_ready,
         "reason": found.not_ready,
         "recovery": found.recovery,
+        "log": {
+            "first_index": found.first_index,
+            "held_by_majority": found.held_index,
+            "memory_bytes": found.log_weight,
+        },
+        "replicas": [
+            {
+                "node": replica.node_id,
+                "address": replica.address,
+                "durable_index": replica.durable_index,
+                "holding": replica.holding.value,
+                "up": any(member.node_id == replica.node_id for member in found.members),
+            }
+            for replica in found.registered
+        ],
         "members": [
             {
                 "node": member.node_id,

@@ -29,7 +29,7 @@ class MemberSeen(msgspec.Struct, frozen=True):
 class NodeStatus(msgspec.Struct, frozen=True):
     """What the commands need of GET /v1/status.
 
-    ``halted_at``: the entry at which the node has halted. ``registered``: whom the cluster counts on, up or not.
+    ``halted_at``: the entry at which the node has halted. ``replicas``: whom the cluster counts on, up or not.
     """
 
     node: str
@@ -44,7 +44,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     reason: str
     members: tuple[MemberSeen, ...]
     halted_at: int | None = None
-    registered: tuple[MemberSeen, ...] = ()
+    replicas: tuple[MemberSeen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def ask_members(nodes: Nodes) -> list[Asked]:
         Unavailable: none of the nodes answers.
     """
     first = nodes.status()
-    seen = (*first.registered, MemberSeen(first.node, first.address), *first.members)
+    seen = (*first.replicas, MemberSeen(first.node, first.address), *first.members)
     members = {member.node: member for member in seen}
 
     def ask(member: MemberSeen) -> Asked:
@@ -103,7 +103,9 @@ def remove_replica(command: RemoveReplica) -> None:
     """``replicas remove``: the log is no longer kept for this node."""
     path = f"/v1/admin/replicas/{segment(command.node_id)}/remove"
     answer = Nodes(command.nodes).ask("POST", path, timeout_s=SETTLE_S)
-    done(answer, f"remove the replica {command.node_id}")
+    body = done(answer, f"remove the replica {command.node_id}")
+    if body.get("status") != "done":
+        raise CommandFailed(f"{command.node_id} is not removed yet: {body.get('result', '')}")
     say(f"{command.node_id} is not counted on any more; if it comes back, it takes a snapshot")
 
 

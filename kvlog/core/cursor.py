@@ -9,6 +9,7 @@ C3  At most one batch of entries is with the store at any time, so that a batch 
 C4  What waits in memory is bounded (READY_ENTRIES_MAX).
 C5  ``fresh_as_of`` is a moment at which everything then in the log (as ZooKeeper's server knew it) is applied
     here now; it never decreases.
+C6  An entry that is missing is bad only if the log, as a quorum knows it, begins before it and goes on behind it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Cursor:
         self.last_hash = position.hash
         self.revision = position.revision
         self.epoch = position.epoch
+        self.log_bytes = position.log_bytes
         self.tail_index = position.applied_index
+        self.first_index = 0  # where the log begins: what was before has been trimmed
+        self.bad: BadEntry | None = None  # the next entry, if it cannot be applied
         self.fresh_as_of: float | None = None
         self.healing = False
         self._ready: deque[LogEntry] = deque()
@@ -58,8 +62,9 @@ class Cursor:
         self._applying = False
         self._reading: ReadEntries | None = None
         self._observations: deque[_Observation] = deque()
-        self.missing: int | None = None
+        self.missing: int | None = None  # a quorum has to tell the tail before it is read again
         self._missing_confirmed: int | None = None
+        self._missing_again = False
 
     # --- entries in ---------------------------------------------------------------------------------------
 
@@ -74,12 +79,12 @@ class Cursor:
         item = self._verified(index, data, self.last_hash)
         if item.entry.epoch < self.epoch:
             raise BadEntry(index, f"is of epoch {item.entry.epoch}, after entries of epoch {self.epoch}")
-        if self.last_hash and item.entry.first_revision != self.revision + 1:
-            raise BadEntry(
-                index, f"starts at revision {item.entry.first_revision}, but {self.revision} was the last"
-            )
+        first, after = item.entry.first_revision, self.revision + 1
+        if first < after or (self.last_hash and item.entry.skip is None and first != after):
+            raise BadEntry(index, f"starts at revision {first}, but {self.revision} was the last")
         self._ready.append(item)
         self.next_index += 1
+        self.log_bytes += len(data)
         self.last_hash = item.hash
         self.revision = item.entry.last_revision
         self.epoch = item.entry.epoch
@@ -89,30 +94,44 @@ class Cursor:
         return item
 
     def read_done(self, first_index: int, entries: tuple[bytes, ...]) -> list[LogEntry]:
-        """Take what a read has brought; returns the entries that were the next ones."""
+        """Take what a read has brought; returns the entries that were the next ones, up to one that is bad."""
         asked, self._reading = self._reading, None
+        short = asked is not None and len(entries) < asked.count
+        taken: list[LogEntry] = []
         gaps = self.position.gaps
-        if self.healing and gaps and first_index == gaps[0].first:
-            self._take_fill(entries[: gaps[0].last - gaps[0].first + 1])
-            if asked is not None and len(entries) < asked.count:
+        try:
+            if self.healing and gaps and first_index == gaps[0].first:
+                self._take_fill(entries[: gaps[0].last - gaps[0].first + 1])
+                if short:
+                    self._miss(first_index + len(entries))
+                return []
+            for index, data in enumerate(entries, start=first_index):
+                item = self.offer(index, data)
+                if item is not None:
+                    taken.append(item)
+            if short and self.next_index <= self.tail_index:
                 self._miss(first_index + len(entries))
-            return []
-        taken = [self.offer(first_index + offset, data) for offset, data in enumerate(entries)]
-        if asked is not None and len(entries) < asked.count and self.next_index <= self.tail_index:
-            self._miss(first_index + len(entries))
-        return [item for item in taken if item is not None]
+        except BadEntry as error:
+            self.bad = error
+        return taken
+
+    def resume(self) -> None:
+        """Something else is in the place of the bad entry now."""
+        self.bad = self.missing = self._missing_confirmed = None
+        self._missing_again = False
 
     def _miss(self, index: int) -> None:
         """An entry that should be there was not found: read on only after a quorum has told the tail.
 
-        Mostly a server of ZooKeeper lags behind the leader's push. If the entry is still not there after a
-        quorum operation, although later ones are, it will never be: somebody has tampered with the log.
+        Mostly a server of ZooKeeper lags behind the leader's push, or the entry has just been trimmed. If it is
+        still not there after a quorum operation, although later ones are, it will never be (C6).
         """
-        if index == self._missing_confirmed:
-            raise BadEntry(index, "is missing, although the log goes on behind it")
         gaps = self.position.gaps
-        if index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last):
-            self.missing = index
+        needed = index >= self.next_index or (gaps and gaps[0].first <= index <= gaps[0].last)
+        if not needed or index < self.first_index:
+            return  # it has come by another way, or was trimmed
+        self._missing_again = index == self._missing_confirmed
+        self.missing = index
 
     def read_failed(self) -> None:
         """A read has come to nothing; it will be asked for again."""
@@ -144,14 +163,17 @@ class Cursor:
 
     # --- the tail -----------------------------------------------------------------------------------------
 
-    def observe(self, tail_index: int, asked_at: float, *, confirmed: bool = False) -> None:
-        """Note that the log ended at ``tail_index`` or later at the moment ``asked_at``."""
+    def observe(self, tail_index: int, asked_at: float, *, confirmed: bool = False, first_index: int = 0) -> None:
+        """Note that the log ended at ``tail_index`` or later at the moment ``asked_at``, and where it begins."""
+        self.first_index = max(self.first_index, first_index)
         if confirmed and self.missing is not None:
-            if tail_index >= self.missing:
-                self._missing_confirmed = self.missing
-            else:  # somebody has told of an entry that does not exist
+            index, self.missing = self.missing, None
+            if tail_index < index:  # somebody has told of an entry that does not exist
                 self.tail_index = max(tail_index, self.next_index - 1)
-            self.missing = None
+            elif index >= self.first_index and self._missing_again:
+                self.bad = BadEntry(index, "is missing, although the log goes on behind it")
+            else:
+                self._missing_confirmed = index
         self.tail_index = max(self.tail_index, tail_index)
         if len(self._observations) == _OBSERVATIONS_MAX:
             self._observations.pop()
@@ -181,12 +203,24 @@ class Cursor:
 
     # --- work out -----------------------------------------------------------------------------------------
 
+    @property
+    def full(self) -> bool:
+        """As many entries wait for the store as may (C4)."""
+        return len(self._ready) >= READY_ENTRIES_MAX
+
+    @property
+    def trimmed(self) -> bool:
+        """What this replica needs next is not in the log any more: only a snapshot can help."""
+        gaps = self.position.gaps
+        needed = gaps[0].first if self.healing and gaps else self.next_index
+        return needed < self.first_index and not self._fill and not self._applying
+
     def next_read(self) -> ReadEntries | None:
         """What to read now, or None."""
-        if self._reading is not None or self.missing is not None:
+        if self._reading is not None or self.missing is not None or self.trimmed:
             return None
         first, last = self.next_index, self.tail_index
-        if len(self._ready) >= READY_ENTRIES_MAX:
+        if self.full:
             return None
         if first > last:
             gaps = self.position.gaps
@@ -223,9 +257,15 @@ class Cursor:
         """The store stands at ``position`` now."""
         self._applying = False
         self.position = position
-        if position.applied_index >= self.next_index:  # a gap was opened: continue behind it
+        while self._ready and self._ready[0].index <= position.applied_index:
+            self._ready.popleft()
+        self.log_bytes = position.log_bytes + sum(len(item.data) for item in self._ready)
+        if position.applied_index >= self.next_index:  # a gap was opened, or a snapshot installed
             self.next_index = position.applied_index + 1
             self.last_hash = position.hash
+            self.revision = max(self.revision, position.revision)
+            self.epoch = max(self.epoch, position.epoch)
+            self.tail_index = max(self.tail_index, position.applied_index)
         elif position.applied_index == self.next_index - 1:  # a gap at the head was filled: its end is known
             self.last_hash = position.hash
             self.revision = max(self.revision, position.revision)

@@ -165,12 +165,14 @@ class RemoveReplica:
 class Trim:
     """Drop the first segment that is left of those below ``first_index``, while candidate ``fence`` exists.
 
-    That the log begins at ``first_index`` is noted, in one transaction with the check of the fence, before
-    anything is deleted. Answered by Trimmed or Failed.
+    That the log begins at ``first_index`` is noted before anything is deleted, in one transaction which checks
+    that the fence is there and that the marks of ``holders`` are of the versions by which they license it.
+    Answered by Trimmed or Failed.
     """
 
     fence: str
     first_index: int
+    holders: tuple[Replica, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

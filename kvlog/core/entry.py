@@ -44,6 +44,9 @@ HEADER_BYTES_MAX = 1_024
 REQUEST_ID_BYTES_MAX = 128
 """Upper bound of a request's id."""
 
+OWN_ID = "~"
+"""How the ids begin that nodes give to requests which they forward; those that clients choose never do."""
+
 NO_HASH = "0" * 32
 """What the first entry of a log is chained to."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvlog.core.cursor import Cursor
-from kvlog.core.effects import Append, Effect, Note, Push, Reply
+from kvlog.core.effects import Effect, Note, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
 from kvlog.core.events import Appended, AppendRefused, Enrolled
 from kvlog.core.machine import View
@@ -83,13 +83,12 @@ class Leadership:
         barrier = self.writer.barrier(leader=self._me, **_next_entry(cursor, candidate, wall_ms))
         return Takeover(effects=[barrier])
 
-    def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Append]:
+    def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Effect]:
         """The next entry, if writes are waiting and none is under way."""
         if now < self._pause_until or (self._settling and not cursor.idle):
             return []
         self._settling = False
-        append = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
-        return [append] if append is not None else []
+        return self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
 
     def awaits(self, batch_id: str) -> bool:
         """Whether the answer to this append is still of interest: its entry has not been read from the log yet."""
@@ -144,4 +143,5 @@ def _next_entry(cursor: Cursor, candidate: Enrolled, wall_ms: int) -> dict[str, 
         "epoch": candidate.epoch,
         "fence": candidate.name,
         "wall_ms": wall_ms,
+        "log_bytes": cursor.log_bytes,
     }

@@ -202,6 +202,8 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
     )
     digest = int(position.digest, 16)
     last_revision = max(position.revision, entry.last_revision)
+    if entry.first_revision > position.revision + 1:  # what was missed has made ids forgotten that come again here
+        digest -= _forget(transaction, entry.first_revision - 1 - position.window)
     for revision, request in enumerate(entry.requests, start=entry.first_revision):
         for effect in request.effects:
             if isinstance(effect, Delete) and position.gaps:

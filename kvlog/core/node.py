@@ -1,13 +1,13 @@
 """One node's decisions: ``step`` takes an event and returns what is to be done, in order.
 
-A node is the sum of its parts (``standing``: among the others; ``cursor``: in the log; ``writer`` and
-``replicator``: as a leader) and of its role. After each event ``_advance`` lets every part move on as far as it
-can, so that no order of events can leave one waiting. Invariants (tests cite the numbers):
+Here is what each event changes at first; what then follows by itself is in ``conduct``. Invariants (tests cite the
+numbers):
 
 N1  Only the lowest candidate appends: its barrier when elected, other entries as a leader (see leadership).
 N2  Each epoch begins with one barrier.
 N3  A node that missed entries (a stale store) neither stands for election nor counts as ready.
-N4  An entry of the log that cannot be applied halts the node at the index before it.
+N4  An entry of the log that cannot be applied halts the node there, with all before it applied, until the
+    entry is skipped for everybody.
 N5  The store never stands behind the log's confirmed tail: if it does, this is another log, and the node exits.
 """
 
@@ -18,17 +18,17 @@ from typing import Any, get_args
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.cursor import Cursor
-from kvlog.core.entry import Leader, LogEntry
-from kvlog.core.leadership import Leadership
+from kvlog.core import installing, retention
+from kvlog.core.conduct import Conduct
+from kvlog.core.entry import LogEntry
 from kvlog.core.machine import Position, View
-from kvlog.core.parking import Parking
-from kvlog.core.pushes import Pushes
-from kvlog.core.recovery import Recovery, short_log, wrong_log
-from kvlog.core.role import Input, Role, next_role
-from kvlog.core.standing import RETRY_S, About, Questions, Standing
+from kvlog.core.questions import RETRY_S
+from kvlog.core.recovery import short_log, wrong_log
+from kvlog.core.role import Input, Role
+from kvlog.core.skipping import has_applied_what_was_skipped, skipped_elsewhere
+from kvlog.core.standing import About
 from kvlog.core.status import Status, status_of
-from kvlog.core.values import Done, Member, NodeSettings, Refused
+from kvlog.core.values import NodeSettings, Refused
 from kvlog.errors import BadEntry, WrongLog
 
 POLL_S = 1.0
@@ -36,31 +36,11 @@ POLL_S = 1.0
 below both, and what bounds the staleness that an idle node reports."""
 
 
-class Node:
+class Node(Conduct):
     """See the module's docstring."""
 
     def __init__(self, settings: NodeSettings, store: View, position: Position) -> None:
-        me = Member(settings.node_id, settings.instance, settings.address, settings.recover)
-        self._questions = Questions()
-        self._me = Leader(settings.node_id, settings.address)
-        self.role = Role.OFFLINE
-        self.halted = ""
-        self.standing = Standing(me, self._questions, hold_timeout_s=1.5 * settings.session_timeout_s)
-        self.cursor = Cursor(position)
-        self.leadership = Leadership(self._me, store, instance=settings.instance)
-        self.recovery = Recovery(settings.recover, position)
-        self._pushes = Pushes()
-        self._parking = Parking(self._me)
-        self._applied_when_asked = -1
-        self._watched_segment: int | None = None
-        self._poll_at = 0.0
-        self._read_at = 0.0
-        self._handover: int | None = None  # token of the request to stop
-        self._now = 0.0
-        self._wall_ms = 0
-        self._out: list[do.Effect] = []
-        if position.leader is not None:
-            self.standing.learn_leader(position.leader, position.epoch)
+        super().__init__(settings, store, position)
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Tick: self._on_tick,
             ev.Failed: self._on_failed,
@@ -80,8 +60,13 @@ class Node:
             ev.PushFailed: lambda event: self.leadership.replicator.failed(event.node_id, self._now),
             ev.WriteSubmitted: self._on_write_submitted,
             ev.CatchupRequested: self._on_catchup_requested,
+            ev.RemovalRequested: self._on_removal_requested,
+            ev.SkipRequested: self._on_skip_requested,
+            ev.SkipWritten: self._on_skip_written,
             ev.HandoverRequested: self._on_handover_requested,
             **dict.fromkeys(get_args(About), self._on_standing),
+            **dict.fromkeys(get_args(retention.About), self._on_retention),
+            **dict.fromkeys(get_args(installing.About), self._on_installing),
         }
 
     def step(self, event: ev.Event, now: float, wall_ms: int) -> list[do.Effect]:
@@ -92,7 +77,7 @@ class Node:
             self._handlers[type(event)](event)
             self._advance()
         except BadEntry as error:
-            self._halt(str(error))
+            self._halt(error)
         return self._out
 
     # --- session, membership, candidacy -------------------------------------------------------------------
@@ -105,20 +90,27 @@ class Node:
         if self.standing.connected and self._now >= self._poll_at:
             self._poll_at = self._now + POLL_S
             self._out += self.standing.refresh()
+            self._out += self.retention.refresh()
             self._ask_tail(confirm=not self.recovery.decided)
 
     def _on_failed(self, event: ev.Failed) -> None:
-        effect = event.effect
-        if isinstance(effect, do.ReadEntries):
-            self.cursor.read_failed()
-            self._read_at = self._now + RETRY_S
-        elif isinstance(effect, do.RemoveCandidate):
-            self._questions.failed(do.RemoveCandidate, effect.name)
-            self._handed_over()
-        elif isinstance(effect, do.WatchCandidate):
-            self.standing.watch_failed()
-        else:
-            self._questions.failed(type(effect))
+        match event.effect:
+            case do.ReadEntries():
+                self.cursor.read_failed()
+                self._questions.failed(do.ReadEntries)
+                self._read_at = self._now + RETRY_S
+            case do.RemoveCandidate(name=name):
+                self._questions.failed(do.RemoveCandidate, name)
+                self._handed_over()
+            case do.RemoveReplica(node_id=node_id):
+                self._questions.failed(do.RemoveReplica, node_id)
+            case do.Trim():
+                self._questions.failed(do.Trim)
+                self._out += self.retention.refresh()
+            case do.WatchCandidate():
+                self.standing.watch_failed()
+            case other:
+                self._questions.failed(type(other))
 
     def _on_connected(self, event: ev.SessionConnected) -> None:
         identity = self.cursor.position.identity
@@ -149,6 +141,12 @@ class Node:
         if isinstance(event, ev.CandidatesChanged):
             self._handed_over()
 
+    def _on_retention(self, event: retention.About) -> None:
+        self._out += self.retention.handle(event)
+
+    def _on_installing(self, event: installing.About) -> None:
+        self._out += self.installing.handle(event, self._now)
+
     # --- the log ------------------------------------------------------------------------------------------
 
     def _on_tail_read(self, event: ev.TailRead) -> None:
@@ -157,15 +155,32 @@ class Node:
         if event.confirmed and event.tail_index < applied:
             self._out.append(do.Exit(WrongLog.exit_code, short_log(event.tail_index, applied)))
             return
-        self.cursor.observe(event.tail_index, event.asked_at, confirmed=event.confirmed)
+        if (skipped := has_applied_what_was_skipped(self.cursor.position, event.skips)) is not None:
+            self._out.append(do.Exit(WrongLog.exit_code, skipped_elsewhere(skipped)))
+            return
+        self.cursor.observe(
+            event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
+        )
+        self.retention.log_begins(event.first_index, event.first_bytes)
+        if self.halted is not None and self.halted.index in event.skips:
+            self._resume(self.halted.index)
+        if self.cursor.bad is not None and self.halted is None:
+            raise self.cursor.bad
         if not event.confirmed:
             return
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
+        self._questions.answered(do.ReadEntries)  # skipping may have asked
+        if self.role is Role.HALTED:
+            self.cursor.read_failed()  # it may have been asked for before the node halted
+            self._skipping.read(event, self.cursor, self._wall_ms)
+            return
         for item in self.cursor.read_done(event.first_index, event.entries):
             self._entry_seen(item)
+        if self.cursor.bad is not None:
+            raise self.cursor.bad
 
     def _on_appended(self, event: ev.Appended) -> None:
         item = self.leadership.appended(event, self.cursor)
@@ -189,8 +204,16 @@ class Node:
             self._become(Input.UNSURE)
 
     def _on_applied(self, event: ev.Applied) -> None:
-        self.cursor.applied(event.position)
-        self.leadership.writer.applied(event.position.applied_index)
+        position = event.position
+        installed = self.installing.installed(self._now)
+        self.cursor.applied(position)
+        self.leadership.writer.applied(position.applied_index)
+        if installed:
+            self._out += installed
+            self._out += self.leadership.writer.installed(position)
+            self.recovery.installed(position)
+            if position.leader is not None:
+                self.standing.learn_leader(position.leader, position.epoch)
 
     def _entry_seen(self, item: LogEntry) -> None:
         """The next entry of the log is known, by whichever way it came."""
@@ -237,167 +260,27 @@ class Node:
     def _on_catchup_requested(self, event: ev.CatchupRequested) -> None:
         if self.role is Role.HALTED:
             self._out.append(do.Reply(event.token, Refused(f"this node has halted: {self.halted}")))
+        elif self.installing.busy:
+            self._out.append(do.Reply(event.token, Refused("this node is copying another one's store already")))
         else:
             self._out += self.recovery.heal(event.token, self._now)
+
+    def _on_removal_requested(self, event: ev.RemovalRequested) -> None:
+        self._out += self.retention.remove(event, self.standing.members)
+
+    def _on_skip_requested(self, event: ev.SkipRequested) -> None:
+        halted_at = self.halted.index if self.halted is not None else None
+        self._out += self._skipping.request(event, self.cursor, halted_at)
+
+    def _on_skip_written(self, _: ev.SkipWritten) -> None:
+        self._questions.answered(do.WriteSkip)
+        self._skipping.written = self.role is Role.HALTED
+        self._ask_tail(confirm=True)
 
     def _on_handover_requested(self, event: ev.HandoverRequested) -> None:
         self._handover = event.token
 
-    # --- moving on ----------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        """Let every part move on as far as it can."""
-        if self.role is not Role.HALTED:
-            self._recover()
-            self._stand()
-            self._take_over()
-            self._work()
-        self._route_writes()
-        self._lead()
-        self._stop()
-        if self.role is Role.HALTED:
-            self._out += self.standing.resign()
-        self._out += self._pushes.applied(self.cursor)
-
-    def _recover(self) -> None:
-        """The first thing a started node does: replay, or declare what it missed."""
-        before, skip_to = self.recovery.finished, self.recovery.skip_to(self.cursor)
-        if skip_to is not None and self.cursor.hold():
-            self._out.append(do.SkipTo(skip_to))
-        self._out += self.recovery.progress(self.cursor, self._now)
-        if self.recovery.finished and not before:
-            self._become_noted()
-        if self.recovery.healed:
-            self.recovery.healed = False
-            self._out += self.standing.change_mode("catchup")
-
-    def _stand(self) -> None:
-        """Follow the candidacy with the role."""
-        rank = self.standing.rank
-        if self.role in (Role.FOLLOWER, Role.ELECTED, Role.LEADER) and self.standing.candidate is None:
-            self._resign("its candidate znode is gone")
-        if self.role is Role.OBSERVER and rank is not None:
-            self._become(Input.ENROLLED)
-        if self.role is Role.FOLLOWER and rank == 0:
-            self._become(Input.LOWEST)
-        self._out += self.standing.enrol(eligible=self.role is Role.OBSERVER and self._electable)
-
-    @property
-    def _electable(self) -> bool:
-        return self.recovery.finished and not self.cursor.position.gaps and self._handover is None
-
-    def _take_over(self) -> None:
-        candidate = self.standing.candidate
-        if self.role is not Role.ELECTED or candidate is None:
-            return
-        if self.leadership.needs_tail:
-            self._ask_tail(confirm=True)
-        takeover = self.leadership.take_over(self.cursor, candidate, self._now, self._wall_ms)
-        self._out += takeover.effects
-        if takeover.change is Input.RESIGNED:
-            self._resign(takeover.reason)
-        elif takeover.change is not None:
-            self._become(takeover.change)
-
-    def _work(self) -> None:
-        """Feed the store, and read what is missing."""
-        if (apply := self.cursor.next_apply()) is not None:
-            self._out.append(apply)
-        if not self.standing.connected:
-            return
-        if self.cursor.missing is not None:
-            self._ask_tail(confirm=True)
-        may_read = self._may_read and self._now >= self._read_at
-        if may_read and (read := self.cursor.next_read()) is not None:
-            self._out.append(read)
-        segment = None if self.role is Role.LEADER else self.cursor.segment
-        if segment != self._watched_segment:
-            self._watched_segment = segment
-            self._out.append(do.WatchSegment(segment))
-
-    @property
-    def _may_read(self) -> bool:
-        """A stale store takes nothing in before it has declared what it missed."""
-        return self.recovery.mode == "catchup" or self.recovery.finished
-
-    def _lead(self) -> None:
-        """Append what is waiting, push what is appended, answer what is acknowledged."""
-        candidate = self.standing.candidate
-        if self.role is not Role.LEADER or candidate is None:
-            return
-        if self._handover is None:
-            self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
-        self._out += self.leadership.replicate(self.cursor, candidate, self._now)
-
-    def _stop(self) -> None:
-        """Hand the leadership over once nothing is under way."""
-        if self._handover is None or self.role is Role.STOPPING:
-            return
-        writer = self.leadership.writer
-        if self.role is Role.LEADER and (writer.in_flight or writer.acking):
-            return
-        removal = self.standing.resign()
-        self._out += removal
-        self._become(Input.STOP)
-        if not removal:
-            self._handed_over()
-
-    def _handed_over(self) -> None:
-        if self.role is Role.STOPPING and self._handover:
-            token, self._handover = self._handover, 0
-            self._out.append(do.Reply(token, Done("leads no more")))
-
-    def _route_writes(self) -> None:
-        """Send each waiting write where it can be done."""
-        accepting = self.role is Role.LEADER and self._handover is None
-        replies, here = self._parking.route(
-            self.role, self.standing.leader, accepting=accepting, halted=self.halted
-        )
-        self._out += replies
-        for write in here:
-            self._out += self.leadership.writer.submit(write)
-
-    # --- roles --------------------------------------------------------------------------------------------
-
-    @property
-    def _epoch(self) -> int:
-        return self.standing.candidate.epoch if self.standing.candidate else 0
-
-    def _ask_tail(self, *, confirm: bool) -> None:
-        asked = self._questions.ask(do.ReadTail(confirm=confirm))
-        if asked:
-            self._applied_when_asked = self.cursor.position.applied_index
-        self._out += asked
-
-    def _resign(self, reason: str) -> None:
-        self._out += self.standing.resign()
-        if self.role in (Role.FOLLOWER, Role.ELECTED, Role.LEADER):
-            self._become(Input.RESIGNED, reason)
-
-    def _become(self, event: Input, reason: str = "") -> None:
-        """Change the role, and do what belongs to leaving one and entering another."""
-        before, self.role = self.role, next_role(self.role, event)
-        if before is Role.LEADER and self.role is not Role.LEADER:
-            self._parking.take_back(self.leadership.writer.take_queue())
-            self._out += self.leadership.writer.acknowledge(self.cursor.next_index - 1, {})
-        if self.role is Role.ELECTED:
-            self.leadership.elected(self._now, self.standing.members)
-        if before is not self.role:
-            self._become_noted(before, reason)
-
-    def _become_noted(self, before: Role | None = None, reason: str = "") -> None:
-        if self.recovery.finished or self.role in (Role.OFFLINE, Role.HALTED):
-            was = f" (was {before})" if before else ""
-            why = f": {reason}" if reason else ""
-            where = f"epoch {self.cursor.epoch}, index {self.cursor.next_index - 1}"
-            self._out.append(do.Note(f"{self.role}{was}, {where}{why}"))
-
-    def _halt(self, reason: str) -> None:
-        """Stop applying for good; go on answering reads, and saying why (N4)."""
-        self.halted = reason
-        self._out += self.standing.resign()
-        if self.role is not Role.HALTED:
-            self._become(Input.HALT, reason)
+    # --- what others see ----------------------------------------------------------------------------------
 
     @property
     def up(self) -> bool:
@@ -413,6 +296,8 @@ class Node:
             standing=self.standing,
             cursor=self.cursor,
             recovery=self.recovery,
+            installing=self.installing,
+            retention=self.retention,
             replicas=self.leadership.replicator.report() if self.role is Role.LEADER else {},
             now=now,
         )

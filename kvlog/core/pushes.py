@@ -41,6 +41,8 @@ class Pushes:
         taken: list[LogEntry] = []
         complaint = ""
         for index, data in enumerate(body.entries, start=body.first_index):
+            if cursor.full:
+                break
             try:
                 item = cursor.offer(index, data)
             except BadEntry as error:

@@ -10,6 +10,9 @@ from kvlog.core.values import Done, Refused
 WAITING_MAX = 16
 """Requests to heal that may wait at a time."""
 
+MOVE_AWAY = "start this node empty: mv DATA_DIR/store DATA_DIR/store.before"
+"""The last way out, in every refusal: the store is kept, but not used."""
+
 
 class Recovery:
     """The way from what the store held at the start to the tail that the log had then.
@@ -26,6 +29,7 @@ class Recovery:
         self.healed = False  # a gap has just been filled on request
         self._target = -1
         self._started_at: float | None = None
+        self._installed: Position | None = None
         self._replayed = 0
         self._seconds = 0.0
         self._heal_started_at: float | None = None
@@ -44,6 +48,12 @@ class Recovery:
             self.decided = True
             self._target = tail_index
 
+    def installed(self, position: Position) -> None:
+        """A snapshot has taken the store's place: only what came later is left to replay."""
+        self._start = position
+        self._installed = position
+        self._to_fill = 0
+
     def skip_to(self, cursor: Cursor) -> int | None:
         """Up to which index everything is to be declared missed; None if nothing is."""
         if self.mode != "stale" or not self.decided or self.finished or cursor.next_index > self._target:
@@ -57,6 +67,7 @@ class Recovery:
         self._waiting.append(token)
         if self._heal_started_at is None:
             self._heal_started_at = now
+            self._installed = None
             self._to_fill = 0
         return []
 
@@ -88,13 +99,19 @@ class Recovery:
             )
         behind = max(0, self._target - self._start.applied_index)
         self._replayed = behind + self._start.missed_entries
-        return Note(f"caught up by replaying {self._replayed} entries in {self._seconds:.3f} s")
+        how = f"replaying {self._replayed} entries"
+        if self._installed is not None:
+            how = f"a snapshot at index {self._installed.applied_index} and {how}"
+        return Note(f"caught up by {how} in {self._seconds:.3f} s")
 
     def _finish_healing(self, now: float) -> list[Effect]:
         seconds = now - (self._heal_started_at or now)
         self._heal_started_at = None
         waiting, self._waiting = self._waiting, []
-        if self._to_fill:
+        if self._installed is not None and not self._to_fill:
+            self.healed = True
+            text = f"took over another node's store in {seconds:.3f} s"
+        elif self._to_fill:
             self._filled = (self._to_fill, seconds)
             self.healed = True
             text = f"filled in {self._to_fill} missed entries in {seconds:.3f} s"
@@ -117,8 +134,8 @@ def wrong_log(mine: Identity, found: Identity) -> str:
     what = f"cluster {found.cluster_id}" if mine.cluster_id != found.cluster_id else "a log that was made anew"
     return (
         f"this store belongs to cluster {mine.cluster_id} (log {mine.log_czxid:#x}), but ZooKeeper holds {what} "
-        f"(log {found.log_czxid:#x}): wrong --zk or --root, or ZooKeeper's data was lost or restored; "
-        "nothing was touched; correct the setting, or move the data directory away to start empty"
+        f"(log {found.log_czxid:#x}): wrong --zk or --root, or ZooKeeper's data was lost and a new log was begun; "
+        f"nothing was touched; correct the setting, or {MOVE_AWAY}"
     )
 
 
@@ -126,6 +143,7 @@ def short_log(tail_index: int, applied_index: int) -> str:
     """Why a log that ends before the store must not be followed, and what to do."""
     return (
         f"ZooKeeper's log ends at entry {tail_index}, but this store has applied entry {applied_index}: "
-        "ZooKeeper has lost data or was restored from an older copy; nothing was touched; restore ZooKeeper, "
-        "or move the data directory away to follow the log as it is"
+        "ZooKeeper has lost data, or was restored from an older copy; nothing was touched; restore ZooKeeper's "
+        "newest data; or begin a new log from the best store, with a new root: python -m kvlog recover --zk HOSTS "
+        f"--root NEW_ROOT --data-dir DIR --start-a-new-log; or, to follow the log as it is, {MOVE_AWAY}"
     )

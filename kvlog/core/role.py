@@ -5,7 +5,8 @@ All that moves a node between roles is in TRANSITIONS; an input that is not list
     offline ──connected──▶ observer ──enrolled──▶ follower ──lowest──▶ elected ──serving──▶ leader
        ▲                      ▲                      │                    │ ▲                 │
        │                      └──────resigned────────┴────────────────────┘ └─────unsure──────┘
-       └──disconnected── (from each of them)        halt ──▶ halted         stop ──▶ stopping
+       └──disconnected── (from each of them)        halt ──▶ halted ──resumed──▶ observer
+                                                    stop ──▶ stopping
 
 offline     ZooKeeper is not connected; reads are answered from the store, with their age
 observer    connected, but not standing for election: still recovering, or stale
@@ -46,6 +47,7 @@ class Input(StrEnum):
     UNSURE = "unsure"  # an append got no answer
     RESIGNED = "resigned"  # the own candidate znode is gone, or given up
     HALT = "halt"
+    RESUMED = "resumed"  # the entry that could not be applied has been skipped
     STOP = "stop"
 
 
@@ -91,6 +93,7 @@ TRANSITIONS: dict[Role, dict[Input, Role]] = {
         _I.STOP: _R.STOPPING,
     },
     Role.HALTED: {
+        _I.RESUMED: _R.OBSERVER,
         _I.CONNECTED: _R.HALTED,
         _I.DISCONNECTED: _R.HALTED,
         _I.HALT: _R.HALTED,

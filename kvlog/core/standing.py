@@ -40,6 +40,7 @@ from kvlog.core.events import (
     MembersListed,
     Probed,
 )
+from kvlog.core.questions import Questions
 from kvlog.core.values import Candidate, Member, Reach
 from kvlog.errors import InUse
 
@@ -58,37 +59,6 @@ About = (
 PROBE_INTERVAL_S = 0.15
 """How often a candidate looks whether its predecessor's process is still there. Bounds the takeover time
 after a crash from below; a probe is one small request on a kept connection."""
-
-
-RETRY_S = 0.1
-"""Pause before something that has failed is asked again: ZooKeeper may refuse at once, and for long."""
-
-
-class Questions:
-    """What has been asked and not been answered yet: nothing is asked twice at a time, or again too soon."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._open: set[tuple[type, str]] = set()
-        self._not_before: dict[tuple[type, str], float] = {}
-
-    def ask(self, effect: Effect, name: str = "") -> list[Effect]:
-        """The effect to carry out, or nothing if its answer is still to come, or has just been a failure."""
-        question = (type(effect), name)
-        if question in self._open or self.now < self._not_before.get(question, 0.0):
-            return []
-        self._not_before.pop(question, None)
-        self._open.add(question)
-        return [effect]
-
-    def answered(self, kind: type, name: str = "") -> None:
-        """The answer has come."""
-        self._open.discard((kind, name))
-
-    def failed(self, kind: type, name: str = "") -> None:
-        """It has come to nothing."""
-        self._open.discard((kind, name))
-        self._not_before[(kind, name)] = self.now + RETRY_S
 
 
 class Standing:

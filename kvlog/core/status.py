@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
+from kvlog.core.installing import Installing
 from kvlog.core.machine import Position
 from kvlog.core.recovery import Recovery
+from kvlog.core.retention import Retention
 from kvlog.core.role import Role
 from kvlog.core.standing import Standing
-from kvlog.core.values import Member
+from kvlog.core.values import Member, Replica
+from kvlog.errors import BadEntry
 
 READY_STALENESS_MS = 3_000
 """A node that cannot show that it was up to date within this time is not ready: three times the poll."""
@@ -21,8 +24,10 @@ class Status:
     """A node's state at one moment; see ``api.views`` for the words in which the API says it.
 
     ``leader`` and ``epoch`` are None and 0 while no leader is known. ``staleness_ms`` is the time since this
-    node last had everything up to a tail that it had seen, None if it never had. ``not_ready`` is the reason
-    why the node is not ready, empty if it is.
+    node last had everything up to a tail that it had seen, None if it never had. ``halted_at`` is the index of the
+    entry that could not be applied. ``first_index`` is where the log begins, ``log_weight`` about what it takes of
+    ZooKeeper's memory in bytes, ``registered`` whom the cluster counts on, ``held_index`` what a majority of them
+    holds for certain. ``not_ready`` is the reason why the node is not ready, empty if it is.
     """
 
     role: Role
@@ -35,16 +40,23 @@ class Status:
     replicas: dict[str, str]
     connected: bool
     recovery: dict[str, object]
+    halted_at: int | None
+    first_index: int
+    log_weight: int
+    registered: tuple[Replica, ...]
+    held_index: int
     not_ready: str
 
 
 def status_of(
     *,
     role: Role,
-    halted: str,
+    halted: BadEntry | None,
     standing: Standing,
     cursor: Cursor,
     recovery: Recovery,
+    installing: Installing,
+    retention: Retention,
     replicas: dict[str, str],
     now: float,
 ) -> Status:
@@ -62,10 +74,16 @@ def status_of(
         members=standing.members,
         replicas=replicas,
         connected=standing.connected,
-        recovery=recovery.report(),
+        recovery=recovery.report() | installing.report,
+        halted_at=halted.index if halted is not None else None,
+        first_index=retention.first_index,
+        log_weight=retention.log_weight(cursor),
+        registered=retention.replicas,
+        held_index=retention.held_by_majority,
         not_ready=why_not_ready(
             role,
-            halted=halted,
+            halted=str(halted or ""),
+            trimmed=cursor.first_index if cursor.trimmed or installing.busy else None,
             connected=standing.connected,
             recovered=recovery.finished,
             behind=cursor.behind,
@@ -79,6 +97,7 @@ def why_not_ready(
     role: Role,
     *,
     halted: str,
+    trimmed: int | None,
     connected: bool,
     recovered: bool,
     behind: int,
@@ -92,6 +111,10 @@ def why_not_ready(
         return "stopping"
     if not connected:
         return "no connection to ZooKeeper: what is read here may be old, and writes may not go through"
+    if trimmed is not None:
+        return (
+            f"the log begins at entry {trimmed} and this store is behind that: it needs a snapshot of another node"
+        )
     if not recovered:
         return f"replaying the log: {behind} entries to go"
     if missed:

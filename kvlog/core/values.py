@@ -7,6 +7,14 @@ from enum import StrEnum
 
 from kvlog.core.entry import Leader
 
+RETAIN_ENTRIES = 10_000
+"""Entries that stay in the log although everybody has them, if the settings do not say: a replica that was away
+for fewer comes back by replay."""
+
+LOG_BYTES_MAX = 256 * 1024 * 1024
+"""How much of ZooKeeper's memory the log may take, if the settings do not say: a quarter of the heap that
+ZooKeeper's own scripts give it."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -17,6 +25,8 @@ class NodeSettings:
     instance: str
     recover: str
     session_timeout_s: float
+    retain_entries: int = RETAIN_ENTRIES
+    log_bytes_max: int = LOG_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +75,15 @@ class Holding(StrEnum):
 class Replica:
     """A node that the cluster counts on, from its persistent znode.
 
-    ``durable_index``: everything up to there would survive a power cut on that node.
+    ``durable_index``: everything up to there would survive a power cut on that node. ``version`` counts the
+    changes of the znode, where it has been read.
     """
 
     node_id: str
     address: str
     durable_index: int
     holding: Holding
+    version: int = 0
 
 
 class Ack(StrEnum):

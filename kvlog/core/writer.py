@@ -9,6 +9,8 @@ W3  "refused" is said only of writes that are in no entry, or in one that is pro
     has refused it, or a later epoch's barrier is in the log and the entry is not before it.
 W4  Nothing is appended while the fate of an earlier append is not known.
 W5  Commands are evaluated against all entries before theirs, applied or not.
+W6  Of the requests with one id, one is in the log at most, as long as it is remembered; the others are answered
+    with its outcome.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from kvlog.core.effects import Append, Reply
+from kvlog.core.effects import Append, Effect, Reply
 from kvlog.core.entry import (
     ENTRY_BYTES_MAX,
     FORMAT,
     HEADER_BYTES_MAX,
+    OWN_ID,
     Entry,
     Leader,
     LogEntry,
@@ -28,8 +31,17 @@ from kvlog.core.entry import (
     encode_request,
 )
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Record, View, evaluate, record_after
-from kvlog.core.values import Ack, Committed, Refused, Unknown
+from kvlog.core.machine import (
+    Position,
+    Record,
+    Remembered,
+    Settle,
+    View,
+    evaluate,
+    fingerprint,
+    record_after,
+)
+from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
 
 QUEUE_MAX = 1_024
 """Writes that may wait for their append; more than that are refused. Each holds a thread of the server, so
@@ -40,6 +52,20 @@ BATCH_WRITES_MAX = 512
 
 
 @dataclass(slots=True)
+class Landing:
+    """A write, and what it will be answered once the entry at ``index`` is in the log.
+
+    ``repeated``: that entry holds an earlier request with its id; ``cancelled``: it holds the cancellation.
+    """
+
+    write: WriteSubmitted
+    revision: int
+    index: int
+    repeated: bool = False
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
 class Batch:
     """An append whose fate is not known yet. No writes: a barrier."""
 
@@ -47,18 +73,8 @@ class Batch:
     epoch: int
     index: int
     data: bytes
-    first_revision: int
-    writes: list[WriteSubmitted] = field(default_factory=list)
+    landings: list[Landing] = field(default_factory=list)
     expired: set[int] = field(default_factory=set)  # tokens of writes that were answered "unknown"
-
-
-@dataclass(slots=True)
-class Acking:
-    """A committed write whose answer waits for the replicas."""
-
-    write: WriteSubmitted
-    revision: int
-    index: int
 
 
 class _Pending:
@@ -67,6 +83,13 @@ class _Pending:
     def __init__(self, store: View) -> None:
         self._store = store
         self._records: dict[str, tuple[int, Record | None]] = {}
+        self._requests: dict[str, Remembered] = {}
+
+    def request(self, request_id: str) -> Remembered | None:
+        return self._requests.get(request_id) or self._store.request(request_id)
+
+    def remember(self, request_id: str, outcome: Remembered) -> None:
+        self._requests[request_id] = outcome
 
     def get(self, key: str) -> Record | None:
         if key in self._records:
@@ -79,9 +102,12 @@ class _Pending:
     def applied(self, index: int) -> None:
         if self._records:
             self._records = {key: held for key, held in self._records.items() if held[0] > index}
+        if self._requests:
+            self._requests = {name: held for name, held in self._requests.items() if held.index > index}
 
     def clear(self) -> None:
         self._records.clear()
+        self._requests.clear()
 
 
 class Writer:
@@ -94,7 +120,7 @@ class Writer:
         self.queue: deque[WriteSubmitted] = deque()
         self.in_flight: Batch | None = None
         self.unresolved: list[Batch] = []  # an append, and the barriers of later epochs that got lost as well
-        self.acking: deque[Acking] = deque()
+        self.acking: deque[Landing] = deque()  # committed; the answer waits for the replicas
 
     @property
     def idle(self) -> bool:
@@ -117,29 +143,49 @@ class Writer:
         return writes
 
     def next_append(
-        self, *, index: int, prev_hash: str, revision: int, epoch: int, fence: str, wall_ms: int
-    ) -> Append | None:
-        """Form the next entry of what is waiting, at ``index`` after ``revision``; None if there is nothing."""
-        if self.in_flight or self.unresolved or not self.queue:
-            return None
+        self, *, index: int, prev_hash: str, revision: int, epoch: int, fence: str, wall_ms: int, log_bytes: int
+    ) -> list[Effect]:
+        """Form the next entry of what is waiting, at ``index`` after ``revision`` and ``log_bytes``.
+
+        Nothing if there is nothing; answers to requests that are known already.
+        """
+        effects: list[Effect] = []
+        if self.in_flight or self.unresolved:
+            return effects
         requests: list[bytes] = []
-        writes: list[WriteSubmitted] = []
+        landings: list[Landing] = []
         room = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
-        while self.queue and len(writes) < BATCH_WRITES_MAX:
-            write, at = self.queue[0], revision + 1 + len(writes)
-            request = evaluate(self._pending, write.command, at)
+        while self.queue and len(requests) < BATCH_WRITES_MAX:
+            write, at = self.queue[0], revision + 1 + len(requests)
+            known = self._pending.request(write.request_id) if write.request_id else None
+            if known is not None:
+                self.queue.popleft()
+                answer = _repetition(write, known)
+                if isinstance(answer, Rejected):
+                    effects.append(Reply(write.token, answer))
+                elif known.index == index:
+                    landings.append(answer)
+                else:
+                    effects += self._land(answer)
+                continue
+            check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
+            request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
             encoded = encode_request(request)
             room -= len(encoded) + 1
             if room < 0:
                 break
             for effect in request.effects:
                 self._pending.put(effect.key, index, record_after(effect, at))
+            if request.id:
+                self._pending.remember(request.id, Remembered(at, index, check, request.cancels))
             requests.append(encoded)
-            writes.append(self.queue.popleft())
-        header = self._header(epoch, prev_hash, revision + 1, wall_ms)
-        data = encode_entry(header, tuple(requests))
-        self.in_flight = Batch(header.batch_id, epoch, index, data, revision + 1, writes)
-        return Append(fence=fence, batch_id=header.batch_id, index=index, data=data)
+            landings.append(Landing(self.queue.popleft(), at, index, cancelled=request.cancels))
+        if requests:
+            header = self._header(epoch, prev_hash, revision + 1, wall_ms)
+            data = encode_entry(header, tuple(requests))
+            self.in_flight = Batch(header.batch_id, epoch, index, data, landings)
+            effects.append(Append(fence, header.batch_id, index, data, log_bytes + len(data)))
+        return effects
 
     def barrier(
         self,
@@ -150,14 +196,15 @@ class Writer:
         epoch: int,
         fence: str,
         wall_ms: int,
+        log_bytes: int,
         leader: Leader,
     ) -> Append:
         """Form the first entry of an epoch."""
         self._pending.clear()
         header = self._header(epoch, prev_hash, revision + 1, wall_ms, leader)
         data = encode_entry(header)
-        self.in_flight = Batch(header.batch_id, epoch, index, data, revision + 1)
-        return Append(fence=fence, batch_id=header.batch_id, index=index, data=data)
+        self.in_flight = Batch(header.batch_id, epoch, index, data)
+        return Append(fence, header.batch_id, index, data, log_bytes + len(data))
 
     def _header(
         self, epoch: int, prev_hash: str, first_revision: int, wall_ms: int, leader: Leader | None = None
@@ -205,6 +252,24 @@ class Writer:
                 )
         return replies
 
+    def installed(self, position: Position) -> list[Reply]:
+        """A snapshot has replaced the replay of the log up to ``position``.
+
+        What became of an append in there cannot be seen any more, but it has become of it what it has: nothing
+        that is appended from now on can meet it.
+        """
+        if self.in_flight is not None and self.in_flight.index <= position.applied_index:
+            self.lost()  # an answer that still comes would come too late: a later barrier must not refuse it (W3)
+        gone = [lost for lost in self.unresolved if lost.index <= position.applied_index]
+        self.unresolved = [lost for lost in self.unresolved if lost.index > position.applied_index]
+        answer = Unknown("this node has gone on from a snapshot in which that cannot be seen")
+        return [
+            Reply(landing.write.token, answer)
+            for lost in gone
+            for landing in lost.landings
+            if landing.write.token not in lost.expired
+        ]
+
     def _take(self, batch_id: str) -> Batch | None:
         if self.in_flight is not None and self.in_flight.batch_id == batch_id:
             batch, self.in_flight = self.in_flight, None
@@ -217,19 +282,24 @@ class Writer:
 
     def _commit(self, batch: Batch, index: int) -> list[Reply]:
         replies = []
-        for revision, write in enumerate(batch.writes, start=batch.first_revision):
-            if write.token in batch.expired:
-                continue
-            if write.ack is Ack.LOG:
-                replies.append(Reply(write.token, Committed(revision=revision, index=index, replicas={})))
-            else:
-                self.acking.append(Acking(write, revision, index))
+        for landing in batch.landings:
+            landing.index = index
+            if landing.write.token not in batch.expired:
+                replies += self._land(landing)
         return replies
+
+    def _land(self, landing: Landing) -> list[Reply]:
+        """The entry is in the log: answer, or wait for the replicas."""
+        if landing.write.ack is Ack.LOG:
+            return [_reply(landing, {})]
+        self.acking.append(landing)
+        return []
 
     def _refuse(self, batch: Batch, reason: str, *, retry: bool = True) -> list[Reply]:
         self._pending.clear()
         answer = Refused(reason, retry=retry)
-        return [Reply(write.token, answer) for write in batch.writes if write.token not in batch.expired]
+        tokens = (landing.write.token for landing in batch.landings)
+        return [Reply(token, answer) for token in tokens if token not in batch.expired]
 
     # --- answers ------------------------------------------------------------------------------------------
 
@@ -241,7 +311,7 @@ class Writer:
         """Answer the committed writes up to ``index``; ``replicas`` is what is known of the members."""
         replies = []
         while self.acking and self.acking[0].index <= index:
-            replies.append(_committed(self.acking.popleft(), replicas))
+            replies.append(_reply(self.acking.popleft(), replicas))
         return replies
 
     def expire(self, now: float, replicas: dict[str, str]) -> list[Reply]:
@@ -252,9 +322,9 @@ class Writer:
             replies.append(Reply(write.token, Refused("its time ran out before it could be appended")))
         for done in [done for done in self.acking if done.write.deadline <= now]:
             self.acking.remove(done)
-            replies.append(_committed(done, replicas))
+            replies.append(_reply(done, replicas))
         for batch in (*([self.in_flight] if self.in_flight else []), *self.unresolved):
-            for write in batch.writes:
+            for write in (landing.write for landing in batch.landings):
                 if write.deadline <= now and write.token not in batch.expired:
                     batch.expired.add(write.token)
                     answer = Unknown("ZooKeeper has not answered: it may be in the log or not")
@@ -262,5 +332,19 @@ class Writer:
         return replies
 
 
-def _committed(done: Acking, replicas: dict[str, str]) -> Reply:
-    return Reply(done.write.token, Committed(revision=done.revision, index=done.index, replicas=replicas))
+def _repetition(write: WriteSubmitted, known: Remembered) -> Landing | Rejected:
+    """What a request is answered whose id is known (W6)."""
+    if isinstance(write.command, Settle):
+        return Landing(write, known.revision, known.index, repeated=True, cancelled=known.cancelled)
+    if known.cancelled:
+        return Rejected(Clash.CANCELLED, f"request {write.request_id} was cancelled at revision {known.revision}")
+    if known.fingerprint and known.fingerprint != fingerprint(write.command):
+        return Rejected(Clash.REUSED, f"the id {write.request_id} belongs to another request")
+    return Landing(write, known.revision, known.index, repeated=True)
+
+
+def _reply(landing: Landing, replicas: dict[str, str]) -> Reply:
+    write = landing.write
+    if isinstance(write.command, Settle):
+        return Reply(write.token, Settled(landing.cancelled, landing.revision, landing.index))
+    return Reply(write.token, Committed(landing.revision, landing.index, replicas, landing.repeated))

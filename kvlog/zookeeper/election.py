@@ -171,7 +171,7 @@ class ZooKeeperElection:
         except NoNodeError:
             return ev.ReplicasListed(())
         found = self._read_all({name: self._layout.replica(name) for name in names})
-        replicas = (_replica(name, data) for name, (data, _) in sorted(found.items()))
+        replicas = (_replica(name, data, stat.version) for name, (data, stat) in sorted(found.items()))
         return ev.ReplicasListed(tuple(replica for replica in replicas if replica is not None))
 
     def remove_replica(self, effect: do.RemoveReplica) -> None:
@@ -205,10 +205,10 @@ def _member(node_id: str, data: bytes) -> Member | None:
     return Member(node_id, held.instance, held.address, held.mode)
 
 
-def _replica(node_id: str, data: bytes) -> Replica | None:
+def _replica(node_id: str, data: bytes, version: int) -> Replica | None:
     """The replica in a znode; None if kvlog did not make it."""
     try:
         held = msgspec.json.decode(data, type=ReplicaData)
     except msgspec.MsgspecError:
         return None
-    return Replica(node_id, held.address, held.durable_index, held.holding)
+    return Replica(node_id, held.address, held.durable_index, held.holding, version)

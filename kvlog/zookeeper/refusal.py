@@ -45,6 +45,13 @@ class Refusal:
         """Something else uses the root."""
         return f"{path} in ZooKeeper at {self.hosts} was not made by kvlog. Choose another --root"
 
+    def leftovers(self, missing: str) -> str:
+        """A log cannot be made, because parts of one are there."""
+        return (
+            f"there are znodes of a log below {self._place}, but {missing} is not there: it was deleted by hand. "
+            "Nothing was touched. Delete what is left of it, or choose another --root"
+        )
+
     def _belongs_to(self, mine: Identity) -> str:
         return f"the store in {self.data_dir} belongs to cluster {mine.cluster_id} (log {mine.log_czxid:#x})"
 

@@ -178,11 +178,12 @@ class ZooKeeperSession:
         try:
             data, _ = self.call(self.client.get_async(layout.cluster))
         except NoNodeError:
-            if self._known is None:
-                self._create()
-            else:  # the server that was asked may only lag behind
+            if self._known is not None:  # the server that was asked may only lag behind
                 self.require_log()
-            data, _ = self.call(self.client.get_async(layout.cluster))
+                data, _ = self.call(self.client.get_async(layout.cluster))
+            else:
+                self._create()
+                data = self._made()
         try:
             cluster = msgspec.json.decode(data, type=ClusterData)
         except msgspec.MsgspecError:
@@ -214,6 +215,14 @@ class ZooKeeperSession:
         failure = failure_in(self.call(transaction.commit_async()))
         if failure is not None and not isinstance(failure, NodeExistsError):
             raise failure
+
+    def _made(self) -> bytes:
+        """What the cluster's znode holds once somebody has made the log."""
+        try:
+            data, _ = self.call(self.client.get_async(self.layout.cluster))
+        except NoNodeError:  # none could be made, so something was in the way
+            self.refuse(self.refusal.leftovers(self.layout.cluster))
+        return bytes(data)
 
     # --- which log it is ----------------------------------------------------------------------------------
 

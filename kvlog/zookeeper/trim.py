@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 from kazoo.client import TransactionRequest
-from kazoo.exceptions import NoNodeError
+from kazoo.exceptions import BadVersionError, NoNodeError
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
@@ -55,6 +55,8 @@ class Trimmer:
             return begin
         begin = LogData(first, self._bytes_before(first))
         transaction = self._fenced(effect)
+        for mark in effect.holders:
+            transaction.check(self._layout.replica(mark.node_id), version=mark.version)
         # Somebody else may have noted more since: the log never grows back.
         transaction.set_data(path, msgspec.json.encode(begin), version=stat.version)
         self._commit(transaction, f"noting it in {path}")
@@ -110,5 +112,7 @@ class Trimmer:
         if isinstance(results[0], NoNodeError):
             raise _Refused  # fenced off: whoever leads now will trim
         failure = failure_in(results)
+        if isinstance(failure, BadVersionError):
+            raise _Refused  # a mark, or the beginning, has been changed meanwhile: it is read again
         if failure is not None:
             raise _Refused(f"{what} was refused: {failure!r}")

@@ -128,7 +128,10 @@ def test_a_replica_is_removed_by_its_id(make_nodes: MakeNodes):
     removed = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
     node.routes[path] = lambda _: (409, {"error": "it is up"})
     refused = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
+    node.routes[path] = lambda _: (202, {"status": "running", "result": "not done yet"})
+    running = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
 
     assert (removed.code, removed.err) == (0, "")
     assert "127.0.0.1:5002 is not counted on any more" in removed.out
     assert (refused.code, "(409): it is up" in refused.err) == (1, True)
+    assert (running.code, "is not removed yet: not done yet" in running.err) == (1, True)

@@ -79,7 +79,7 @@ def test_nothing_is_skipped_behind_a_replica_that_is_away(halted: list[NodeStand
     away.stop()
     for node in halted:
         node.state["members"] = [{"node": one.node_id, "address": one.address} for one in halted]
-        node.state["registered"] = [{"node": "n3", "address": away.address, "durable_index": 40}]
+        node.state["replicas"] = [{"node": "n3", "address": away.address, "durable_index": 40}]
     result = run(halted)
 
     assert (result.code, posted(halted)) == (1, 0)

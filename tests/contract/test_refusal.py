@@ -19,6 +19,7 @@ from kvlog.core.machine import Identity
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import ProcessKeeper, wait_until
 from kvlog.zookeeper import outage
+from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.outage import Lookout, Sighting
 from kvlog.zookeeper.refusal import Refusal
 
@@ -73,6 +74,17 @@ def test_something_else_at_the_root_is_refused(zookeeper_world: ZooKeeperWorld):
 
     assert failure.startswith(f"exit 4: {zookeeper_world.root}/cluster in ZooKeeper at ")
     assert failure.endswith("was not made by kvlog. Choose another --root")
+
+
+def test_what_is_left_of_a_log_is_not_built_upon(zookeeper_world: ZooKeeperWorld):
+    """A node with an empty store neither takes it over nor deletes it."""
+    first = zookeeper_world.node("n1")
+    first.client.delete(first.layout.cluster)
+    failure = zookeeper_world.starting("n2").events.wait_for_failure()
+
+    assert failure.startswith(f"exit 4: there are znodes of a log below {zookeeper_world.root}")
+    assert failure.endswith("Delete what is left of it, or choose another --root")
+    assert first.client.exists(first.layout.cluster) is None
 
 
 def test_commands_can_be_pasted_whatever_the_paths():
@@ -297,6 +309,21 @@ def looking() -> list[threading.Thread]:
 
 
 MINE = Identity("c1", 5)
+
+
+def test_a_refused_multi_has_passed_a_quorum_too(zookeeper_world: ZooKeeperWorld):
+    """It is a transaction, with a zxid of its own: that there is no log is not the word of one server alone."""
+    node = zookeeper_world.node("n1")
+    sightings = [outage.look(node.hosts, Layout("/nowhere"), answer_s=WAIT_S) for _ in range(2)]
+    node.catch_up()
+    seen = node.client.last_zxid
+    transaction = node.client.transaction()
+    transaction.check("/nowhere", version=-1)
+    transaction.commit()
+
+    assert [sighting.identity for sighting in sightings] == [None, None]
+    assert node.client.last_zxid == seen + 1
+    assert outage.look(node.hosts, node.layout, answer_s=WAIT_S).identity == node.connected.identity
 
 
 @pytest.mark.parametrize(

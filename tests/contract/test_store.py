@@ -15,6 +15,7 @@ from kvlog.core.entry import NO_HASH, LogEntry
 from kvlog.core.machine import Gap, Identity, Position, Record
 from kvlog.errors import InvariantViolation, StoreFailure
 from kvlog.lmdb_store import LmdbStore
+from kvlog.memory_store import MemoryStore
 from kvlog.memory import MemoryState, MemoryStore
 from tests.chain import Chain
 from tests.request_chain import RequestChain

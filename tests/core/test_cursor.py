@@ -12,7 +12,7 @@ from kvlog.core.effects import Apply, ReadEntries
 from kvlog.core.entry import Leader, LogEntry, encode_entry
 from kvlog.core.machine import Position
 from kvlog.errors import BadEntry
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 
@@ -312,8 +312,24 @@ def test_an_entry_missing_behind_a_confirmed_tail_is_damage():
     cursor.saw(3)
     short_read(cursor, chain, 2)
     cursor.observe(3, 1.0, confirmed=True)
-    with pytest.raises(BadEntry, match="log entry 2: is missing"):
-        short_read(cursor, chain, 2)
+    short_read(cursor, chain, 2)
+    assert cursor.bad is None, "it may have been trimmed meanwhile"
+    cursor.observe(3, 2.0, confirmed=True)
+
+    assert "log entry 2: is missing" in str(cursor.bad)
+
+
+def test_an_entry_that_is_trimmed_between_two_looks_is_no_damage():
+    """Known to a quorum, then not there, then before the log's beginning: it has been trimmed (C6)."""
+    chain = log(4)
+    cursor, _ = at(chain, 0)
+    cursor.saw(3)
+    short_read(cursor, chain, 2)
+    cursor.observe(3, 1.0, confirmed=True)
+    short_read(cursor, chain, 2)
+    cursor.observe(3, 2.0, confirmed=True, first_index=3)
+
+    assert (cursor.bad, cursor.trimmed) == (None, True)
 
 
 def test_a_hint_beyond_the_confirmed_tail_is_dropped():
@@ -353,13 +369,15 @@ def stale(chain: Chain, *, applied: int, missed: int) -> tuple[Cursor, MemorySto
 
 
 def heal(cursor: Cursor, store: MemoryStore, answer: Callable[[int, int], tuple[bytes, ...]]) -> None:
-    """Read and fill until nothing is asked for any more."""
+    """Read and fill until nothing is asked for any more; raises what is bad."""
     cursor.healing = True
     for _ in range(20):
         read = cursor.next_read()
         if read is None:
             return
         cursor.read_done(read.first_index, answer(read.first_index, read.first_index + read.count - 1))
+        if cursor.bad is not None:
+            raise cursor.bad
         apply_all(cursor, store)
     raise AssertionError("still reading after 20 reads")
 
@@ -442,8 +460,10 @@ def test_a_missed_entry_that_is_not_there_any_more_is_found():
     assert cursor.missing == 3
     assert cursor.next_read() is None
     cursor.observe(5, 1.0, confirmed=True)
-    with pytest.raises(BadEntry, match="log entry 3: is missing"):
-        short_read(cursor, chain, 3)
+    short_read(cursor, chain, 3)
+    cursor.observe(5, 2.0, confirmed=True)
+
+    assert "log entry 3: is missing" in str(cursor.bad)
 
 
 def test_a_store_with_gaps_is_not_fresh():

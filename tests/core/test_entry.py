@@ -12,12 +12,15 @@ from kvlog.core.entry import (
     FORMAT,
     HEADER_BYTES_MAX,
     KEY_BYTES_MAX,
+    NO_HASH,
+    REQUEST_ID_BYTES_MAX,
     VALUE_BYTES_MAX,
     Delete,
     Entry,
     Leader,
     Put,
     Request,
+    Skip,
     check_size,
     decode_entry,
     encode_entry,
@@ -58,6 +61,51 @@ def test_a_barrier_is_read_as_it_was_written():
 
     assert barrier == item.entry
     assert item.entry.last_revision == 6
+
+
+def test_request_ids_and_cancellations_are_read_as_they_were_written():
+    """What a repetition is found by, and what a cancelled request is, come back."""
+    requests = (
+        Request(id="order-7", fingerprint="ab" * 16, effects=REQUESTS[0].effects),
+        Request(id="~i1-3", effects=REQUESTS[1].effects),
+        Request(id="order-8", cancels=True),
+    )
+    item = decode_entry(0, encode_entry(HEADER, tuple(encode_request(request) for request in requests)))
+
+    assert requests == item.entry.requests
+    assert item.entry.last_revision == 9  # a cancellation takes a revision
+
+
+def test_what_has_no_id_is_written_as_before():
+    """Fields that an entry does not need are not in it: a log of an earlier version is one of this version."""
+    body = encoded().split(b"\n")[0]
+
+    assert body == (
+        b'{"format":1,"epoch":5,"batch_id":"b-1","prev_hash":"00000000000000000000000000000000",'
+        b'"first_revision":7,"time_ms":123,"requests":[{"effects":['
+        b'{"op":"put","key":"k","value":"v","create":7,"version":1},{"op":"delete","key":"gone"}]},'
+        b'{"effects":[{"op":"put","key":"\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87","value":"\\"\\\\\\n\\u0000","create":2,'
+        b'"version":9}]}]}'
+    )
+
+
+@pytest.mark.parametrize("hash_after", ["c" * 32, ""], ids=["as the next entry says", "its own"])
+def test_the_hash_of_a_skip_is_what_the_next_entry_is_chained_to(hash_after: str):
+    """The chain goes on where it went on; where nothing came behind, at the skip itself."""
+    skip = msgspec.structs.replace(HEADER, skip=Skip("damaged", hash_after))
+    data = encode_entry(skip)
+    item = decode_entry(4, data)
+
+    assert skip == item.entry
+    assert item.hash == (hash_after or data.split(b"\n")[1].decode())
+    assert item.entry.last_revision == 6
+
+
+def test_a_skip_that_was_altered_is_found():
+    """What it says about the next entry is under its own checksum."""
+    data = encode_entry(msgspec.structs.replace(HEADER, skip=Skip("damaged", "c" * 32)))
+    with pytest.raises(BadEntry, match="checksum"):
+        decode_entry(4, data.replace(b"cccc", b"dddd"))
 
 
 @settings(deadline=None)
@@ -159,9 +207,10 @@ BAD_SIZES = [
 
 @pytest.mark.parametrize(("key", "value"), [pytest.param(*row[1:], id=row[0]) for row in GOOD_SIZES])
 def test_what_fits_is_taken_and_makes_an_entry(key: str, value: str):
-    """What check_size lets through can be encoded, whatever its revisions will be."""
+    """What check_size lets through can be encoded, whatever its revisions and its id will be."""
     check_size(key, value)
-    request = Request(effects=(Put(key=key, value=value, create=2**62, version=2**62),))
+    put = Put(key=key, value=value, create=2**62, version=2**62)
+    request = Request(id="x" * REQUEST_ID_BYTES_MAX, fingerprint=NO_HASH, effects=(put,))
     header = msgspec.structs.replace(HEADER, epoch=2**63 - 1, batch_id="f" * 40, first_revision=2**62)
     data = encode_entry(header, (encode_request(request),))
 

@@ -10,7 +10,7 @@ from kvlog.core.machine import Position, Update
 from kvlog.core.role import Input
 from kvlog.core.values import Ack
 from kvlog.errors import BadEntry
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 CANDIDATE = Enrolled("n1_i1_0000000000", epoch=5, session_id=1)

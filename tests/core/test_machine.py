@@ -11,18 +11,21 @@ from kvlog.core.entry import NO_HASH, Delete, LogEntry, Put, Request
 from kvlog.core.machine import (
     DIGEST_MODULUS,
     Gap,
+    Identity,
     Position,
     Record,
+    Remembered,
     Update,
     apply_entry,
     digest_of,
+    digest_of_request,
     evaluate,
     fill_entry,
     open_gap,
     record_after,
 )
 from kvlog.errors import InvariantViolation
-from kvlog.memory import MemoryTransaction
+from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
 
 
@@ -44,14 +47,25 @@ class Replica:
     def skip_to(self, index: int) -> None:
         self.position = open_gap(self.position, index)
 
+    @classmethod
+    def remembering(cls, window: int) -> "Replica":
+        """An empty one of a cluster that remembers requests for so many revisions."""
+        return cls(position=Position(identity=Identity("c1", 1, window)))
+
+    @property
+    def requests(self) -> dict[str, Remembered]:
+        return self.transaction.requests
+
     @property
     def records(self) -> dict[str, Record]:
         return self.transaction.records
 
 
-def digest_from_scratch(records: dict[str, Record]) -> str:
-    """What Position.digest has to be, computed from the records alone."""
-    return f"{sum(digest_of(key, record) for key, record in records.items()) % DIGEST_MODULUS:032x}"
+def digest_from_scratch(records: dict[str, Record], requests: dict[str, Remembered] | None = None) -> str:
+    """What Position.digest has to be, computed from the records and the remembered requests alone."""
+    shares = [digest_of(key, record) for key, record in records.items()]
+    shares += [digest_of_request(name, outcome) for name, outcome in (requests or {}).items()]
+    return f"{sum(shares) % DIGEST_MODULUS:032x}"
 
 
 # --- evaluate -------------------------------------------------------------------------------------------------
@@ -127,7 +141,7 @@ def test_deleting_what_is_not_there_takes_a_revision_and_nothing_else():
 
 
 def test_a_barrier_changes_the_epoch_and_the_leader_only():
-    """A barrier uses up an index, no revision, and tells who leads."""
+    """A barrier uses up an index and its bytes, no revision, and tells who leads (M8)."""
     chain, replica = Chain(), Replica()
     chain.put("k", "1")
     replica.apply(*chain.entries)
@@ -135,7 +149,12 @@ def test_a_barrier_changes_the_epoch_and_the_leader_only():
     barrier = chain.barrier("n2", epoch=9)
     replica.apply(barrier)
     expected = msgspec.structs.replace(
-        before, applied_index=1, hash=barrier.hash, epoch=9, leader=barrier.entry.leader
+        before,
+        applied_index=1,
+        hash=barrier.hash,
+        epoch=9,
+        leader=barrier.entry.leader,
+        log_bytes=before.log_bytes + len(barrier.data),
     )
 
     assert expected == replica.position

@@ -61,9 +61,14 @@ def test_a_lost_connection_ends_every_leadership(role: Role):
     assert next_role(role, Input.DISCONNECTED) is Role.OFFLINE
 
 
-def test_a_halted_node_only_stops():
-    """What has met an entry that cannot be applied never follows or leads again."""
-    assert reachable(Role.HALTED) == {Role.HALTED, Role.STOPPING}
+def test_a_halted_node_stops_or_begins_anew():
+    """What has met an entry that cannot be applied goes on only once that is skipped, and as an observer (N4)."""
+    assert {event for event in Input if TRANSITIONS[Role.HALTED].get(event) not in (None, Role.HALTED)} == {
+        Input.RESUMED,
+        Input.STOP,
+    }
+    assert next_role(Role.HALTED, Input.RESUMED) is Role.OBSERVER
+    assert [role for role in Role if Input.RESUMED in TRANSITIONS[role]] == [Role.HALTED]
 
 
 def test_a_stopping_node_does_nothing_else():

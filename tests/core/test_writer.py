@@ -10,17 +10,19 @@ from kvlog.core.events import WriteSubmitted
 from kvlog.core.machine import Update
 from kvlog.core.values import Ack, Committed, Refused, Unknown
 from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
-from kvlog.memory import MemoryStore
+from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 
 
 class Bench:
     """A writer behind a log, whose entries land when the test says so."""
 
-    def __init__(self) -> None:
-        self.chain = Chain()
+    def __init__(self, *, window: int | None = None) -> None:
+        self.chain = Chain(window=window)
         self.chain.barrier("n1", epoch=5)
         self.store = MemoryStore()
+        if self.chain.position.identity is not None:
+            self.store.adopt(self.chain.position.identity)
         self.store.apply(tuple(self.chain.entries), fill=False)
         self.writer = Writer(self.store, instance="i1")
 
@@ -34,9 +36,18 @@ class Bench:
             replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
         return replies
 
+    def next(self) -> tuple[Append | None, list[Reply]]:
+        """The writer's next entry, and what it answers while it forms it."""
+        effects = self.writer.next_append(**self.place(), fence="me")
+        appends = [effect for effect in effects if isinstance(effect, Append)]
+        assert len(appends) <= 1
+        return appends[0] if appends else None, [effect for effect in effects if isinstance(effect, Reply)]
+
     def append(self) -> Append | None:
-        """The writer's next entry."""
-        return self.writer.next_append(**self.place(), fence="me")
+        """The writer's next entry, where nothing is answered."""
+        append, replies = self.next()
+        assert replies == []
+        return append
 
     def barrier(self, epoch: int) -> Append:
         """The writer's barrier."""
@@ -50,6 +61,7 @@ class Bench:
             "revision": position.revision,
             "epoch": self.chain.epoch,
             "wall_ms": 1,
+            "log_bytes": position.log_bytes,
         }
 
     def land(self, append: Append | None) -> LogEntry:
@@ -361,3 +373,63 @@ def test_an_entry_has_a_bounded_number_of_writes(bench: Bench):
 
     assert len(item.entry.requests) == BATCH_WRITES_MAX
     assert len(bench.writer.queue) == 1
+
+
+def test_a_skip_in_its_place_commits_nothing(bench: Bench):
+    """A skip has a batch id of its own: the lost append waits for the next epoch's barrier (W2, W3)."""
+    bench.submit(1)
+    bench.append()
+    bench.writer.lost()
+    assert bench.see(bench.chain.skip()) == []
+
+    assert refused(bench.see(bench.chain.barrier("n2", epoch=6)), 1)
+
+
+def test_an_append_says_how_large_the_log_is_with_it(bench: Bench):
+    """The leader keeps that with each segment that begins, so that what is trimmed can be subtracted."""
+    bench.submit(1)
+    append = bench.append()
+    assert append is not None
+    bench.land(append)
+
+    assert append.log_bytes == sum(len(item.data) for item in bench.chain.entries)
+    assert bench.barrier(epoch=6).log_bytes > append.log_bytes
+
+
+def test_a_lost_append_behind_which_a_snapshot_was_installed_is_unknown(bench: Bench):
+    """What became of it cannot be seen any more; it is answered once, and holds nothing up (W1, W4)."""
+    bench.submit(1, deadline=2.0)
+    bench.submit(2, 3, deadline=9.0)
+    bench.append()
+    bench.writer.lost()
+    bench.writer.expire(2.0, {})
+    bench.chain.put("other", "x")
+
+    replies = bench.writer.installed(bench.chain.position)
+
+    assert [(reply.token, type(reply.answer)) for reply in replies] == [(2, Unknown), (3, Unknown)]
+    assert bench.writer.idle
+    assert bench.see(bench.chain.barrier("n2", epoch=6)) == []
+
+
+def test_a_lost_append_ahead_of_an_installed_snapshot_is_still_decided_by_the_log(bench: Bench):
+    """What is read from the log behind the snapshot tells what became of it (W3)."""
+    bench.submit(1)
+    bench.append()
+    bench.writer.lost()
+    assert bench.writer.installed(bench.store.position()) == []
+
+    assert refused(bench.see(bench.chain.barrier("n2", epoch=6)), 1)
+
+
+def test_an_append_in_flight_is_unknown_behind_an_installed_snapshot(bench: Bench):
+    """It may be in there: no barrier behind the snapshot says that it is not (W3)."""
+    bench.submit(1)
+    bench.append()
+    bench.chain.put("other", "x")
+    (reply,) = bench.writer.installed(bench.chain.position)
+
+    assert isinstance(reply.answer, Unknown)
+    bench.writer.lost()  # ZooKeeper's answer, or that there is none, comes late
+    assert bench.see(bench.chain.barrier("n2", epoch=6)) == []
+    assert bench.writer.idle

@@ -1,8 +1,10 @@
 """A whole cluster in one thread and in virtual time, with every fault drawn from one seed.
 
 The nodes are the real core over the memory adapters. What the simulator decides is when, whether and how often
-things arrive: requests to ZooKeeper and their answers, pushes, probes, watches; and who crashes, stops for a
-while, loses its connection or its session. The same seed gives the same run.
+things arrive: requests to ZooKeeper and their answers, pushes, probes, watches, snapshots; who crashes, loses
+power (and with it what its store has not made durable), loses its disk, stops for a while, loses its connection
+or its session; and when a stranger puts something into the log. Segments, retention and the memory for requests
+are small, so that all of them matter. The same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -15,36 +17,64 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from kvlog.core import effects as do
+from kvlog.core import entry, retention
 from kvlog.core import events as ev
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
-from kvlog.core.machine import Position, Update, apply_entry
+from kvlog.core.machine import Command, Identity, Position, Settle, Update, apply_entry
 from kvlog.core.node import Node
 from kvlog.core.role import Role
-from kvlog.core.values import Ack, Committed, Member, NodeSettings, PushAnswer, Reach, Redirect, Refused, Unknown
-from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession, MemoryStore, MemoryTransaction
-from kvlog.runtime import Executor, carry_out
+from kvlog.core.values import (
+    Ack,
+    Committed,
+    Holding,
+    Member,
+    NodeSettings,
+    PushAnswer,
+    Reach,
+    Redirect,
+    Refused,
+    Rejected,
+    Settled,
+    Unknown,
+)
+from kvlog.errors import BadEntry
+from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession
+from kvlog.memory_store import MemoryState, MemoryStore, MemoryTransaction
+from kvlog.runtime import Executor, StoreWork, carry_out
 
 TICK_S = 0.05
 SESSION_TIMEOUT_S = 2.0
 WRITE_TIMEOUT_S = 3.0
+SEGMENT_ENTRIES = 8
+MARK_S = 0.4
+WINDOW = 400
+"""Revisions for which requests are remembered: more than a client's retries can be apart in a run (a retry comes
+within seconds; a run writes some 20 a second), fewer than a long run has."""
 
 
 @dataclass
 class Write:
-    """A client's write, from its invocation to its outcome."""
+    """A client's request, from its invocation to its outcome. ``settles``: the write that it is to settle."""
 
     number: int
     key: str
     deadline: float
     invoked_at: float
     node: str
+    request_id: str = ""
+    settles: Write | None = None
+    unsure: bool = False  # an earlier try got no answer
     answered_at: float | None = None
     outcome: object = None
 
     @property
     def value(self) -> str:
         return f"value-{self.number}"
+
+    @property
+    def command(self) -> Command:
+        return Update(self.key, self.value) if self.settles is None else Settle()
 
 
 @dataclass
@@ -112,13 +142,15 @@ class SimNode:
 
     def __init__(self, sim: Simulator, node_id: str) -> None:
         self.sim, self.node_id = sim, node_id
-        self.store = MemoryStore()
+        self.store = MemoryStore(sim.snapshots)
+        self.lost_disk = False  # and its published mark may still say otherwise
         self.life = 0
         self.alive = False
         self.paused_until = 0.0
         self.core: Node | None = None
         self.tokens: dict[int, Callable[[object], None]] = {}
         self.inbox: deque[tuple[int, ev.Event]] = deque()
+        self.store_busy_until = 0.0
 
     @property
     def instance(self) -> str:
@@ -129,7 +161,15 @@ class SimNode:
         self.alive = True
         self.tokens = {}
         self.network = Network(self.sim, self)
-        settings = NodeSettings(self.node_id, f"addr-{self.node_id}", self.instance, recover, SESSION_TIMEOUT_S)
+        settings = NodeSettings(
+            self.node_id,
+            f"addr-{self.node_id}",
+            self.instance,
+            recover,
+            SESSION_TIMEOUT_S,
+            self.sim.retain,
+            self.sim.log_bytes_max,
+        )
         me = Member(self.node_id, self.instance, settings.address, recover)
         self.core = Node(settings, self.store, self.store.position())
         self.session = MemorySession(
@@ -150,7 +190,7 @@ class SimNode:
             note=lambda effect: self.sim.trace(f"{self.node_id} -- {effect.text}"),
             stop=self.stop_effect,
         )
-        self.sim.trace(f"{self.node_id} starts ({recover}) {describe(self.store.position())}")
+        self.sim.trace(f"{self.node_id} starts ({recover})", self.store.position())
         life = self.life
         self.sim.later(self.sim.delay(), lambda: self.connect(life))
         self.tick(life)
@@ -170,6 +210,18 @@ class SimNode:
             answer(None)
         session_id = self.session.session_id
         self.sim.later(SESSION_TIMEOUT_S, lambda: self.sim.ensemble.end_session(session_id))
+
+    def lose_disk(self) -> None:
+        """The store is gone for good."""
+        self.sim.trace(f"{self.node_id} loses its disk")
+        self.store = MemoryStore(self.sim.snapshots)
+        self.lost_disk = True
+
+    @property
+    def holds(self) -> int:
+        """The index up to which this node's disk holds everything, whatever happens; -1 if nothing."""
+        position = self.store.durable.position
+        return min((gap.first - 1 for gap in position.gaps), default=position.applied_index)
 
     def disconnect(self, *, expire: bool) -> None:
         self.sim.trace(f"{self.node_id} loses its connection{' and session' if expire else ''}")
@@ -201,24 +253,53 @@ class SimNode:
 
     def step(self, core: Node, event: ev.Event) -> None:
         if not isinstance(event, ev.Tick):
-            self.sim.trace(f"{self.node_id} <- {describe(event)}")
+            self.sim.trace(f"{self.node_id} <-", event)
         if isinstance(event, ev.Applied) and not event.position.gaps and event.position.applied_index >= 0:
             self.sim.positions.append((self.node_id, event.position))
         for effect in core.step(event, self.sim.now, round(self.sim.now * 1000)):
             if not isinstance(effect, do.Note):
-                self.sim.trace(f"{self.node_id} -> {describe(effect)}")
+                self.sim.trace(f"{self.node_id} ->", effect)
             self.executor.execute(effect)
+        if isinstance(event, ev.MarkPublished) and self.holds >= self.sim.ensemble.first_index - 1:
+            self.lost_disk = False
 
     # --- ports ---
 
-    def store_work(self, effect: do.Apply | do.SkipTo | do.Adopt) -> None:
+    def store_work(self, effect: StoreWork) -> None:
+        """One thread does it all, in order."""
         life = self.life
 
         def work() -> None:
             if self.alive and life == self.life:
                 self.post(carry_out(self.store, effect))
 
-        self.sim.later(self.sim.delay(), work)
+        self.store_busy_until = max(self.store_busy_until, self.sim.now) + self.sim.delay()
+        self.sim.at(self.store_busy_until, work)
+
+    def fetch_snapshot(self, effect: do.FetchSnapshot) -> None:
+        life, target = self.life, self.sim.by_address(effect.member.address)
+
+        def finish(event: ev.Event) -> None:
+            if self.alive and life == self.life:
+                self.post(event)
+
+        def arrive() -> None:
+            node_id, position = target.node_id, target.store.position()
+            if not target.alive or target.instance != effect.member.instance:
+                finish(ev.SnapshotFailed(node_id, "nothing listens there"))
+            elif position.gaps or position.applied_index < effect.min_index:
+                finish(ev.SnapshotFailed(node_id, "it does not reach that far", position.applied_index))
+            elif self.sim.random.random() < self.sim.push_loss:
+                finish(ev.SnapshotFailed(node_id, "cut off"))
+            else:
+                self.sim.faults["snapshot"] += 1
+                source = f"snapshot-{len(self.sim.snapshots)}"
+                self.sim.snapshots[source] = target.store.state
+                finish(ev.SnapshotProgress(1, 2))
+                took = self.sim.random.uniform(0.01, 0.5)
+                self.sim.later(took, lambda: finish(ev.SnapshotFetched(source, position)))
+
+        self.sim.later(self.sim.delay(), arrive)
 
     def stop_effect(self, effect: do.Exit) -> None:
         self.sim.failures.append(f"{self.node_id} exited: {effect.reason}")
@@ -283,17 +364,24 @@ class Simulator:
     size: int = 3
     random: random.Random = field(init=False)
     clock: ManualClock = field(default_factory=ManualClock)
-    ensemble: MemoryEnsemble = field(default_factory=MemoryEnsemble)
+    ensemble: MemoryEnsemble = field(default_factory=lambda: MemoryEnsemble(Identity("memory", 1, WINDOW)))
+    snapshots: dict[str, MemoryState] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     positions: list[tuple[str, Position]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    traced: list[tuple[float, str, object]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     push_loss: float = 0.2
     lag: float = 0.3
 
     def __post_init__(self) -> None:
+        entry.SEGMENT_ENTRIES = SEGMENT_ENTRIES
+        retention.MARK_S = MARK_S
         self.random = random.Random(self.seed)
+        self.retain = self.random.choice([0, 5, 20, 60, 10_000])
+        self.log_bytes_max = self.random.choice([60_000, 120_000, 1 << 28, 1 << 28])
+        self.strangers = self.random.random() < 0.3  # whether somebody else writes into the log
+        self.trimmed = 0
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.order = 0
         self.tokens = 0
@@ -320,13 +408,23 @@ class Simulator:
         while self.heap and self.heap[0][0] <= time:
             self.clock.now, _, action = heapq.heappop(self.heap)
             action()
+            if self.ensemble.first_index > self.trimmed:
+                self.check_trim()
             if condition is not None and condition():
                 return True
         self.clock.now = max(self.now, time)
         return condition is not None and condition()
 
-    def trace(self, line: str) -> None:
-        self.lines.append(f"{self.now:9.4f} {line}")
+    def trace(self, text: str, about: object = None) -> None:
+        self.traced.append((self.now, text, about))
+
+    @property
+    def lines(self) -> list[str]:
+        """The trace, as people read it; put into words only when somebody does."""
+        return [
+            f"{now:9.4f} {text}{'' if about is None else f' {describe(about)}'}"
+            for now, text, about in self.traced
+        ]
 
     def next_token(self) -> int:
         self.tokens += 1
@@ -342,56 +440,99 @@ class Simulator:
 
     def write_to(self, node: str) -> Write:
         key = f"key{self.random.randrange(6)}"
-        write = Write(len(self.writes), key, self.now + WRITE_TIMEOUT_S, self.now, node)
+        number = len(self.writes)
+        request_id = f"w{number}" if self.random.random() < 0.7 else ""
+        write = Write(number, key, self.now + WRITE_TIMEOUT_S, self.now, node, request_id)
         self.writes.append(write)
         self.submit(write)
         return write
 
+    def settle(self, write: Write) -> None:
+        """Nobody knows what became of it: see to it that it is known."""
+        node = self.random.choice(sorted(self.nodes))
+        settle = Write(len(self.writes), "", self.now + WRITE_TIMEOUT_S, self.now, node, write.request_id, write)
+        self.writes.append(settle)
+        self.submit(settle)
+
     def submit(self, write: Write, not_epoch: int = 0) -> None:
         node = self.nodes[write.node]
         if not node.alive:
-            self.finish(write, Refused("no node there"))
+            self.again(write, Refused("no node there"))
             return
         ack = self.random.choice([Ack.LOG, Ack.REPLICAS])
-        command = Update(write.key, write.value)
-        node.request(
-            lambda token: ev.WriteSubmitted(token, command, ack, write.deadline, not_epoch=not_epoch),
-            lambda answer: self.answered(write, answer),
+        self.send(write, node, lambda token: self.submitted(write, token, ack, not_epoch=not_epoch))
+
+    def submitted(
+        self, write: Write, token: int, ack: Ack, *, forwarded: bool = False, not_epoch: int = 0
+    ) -> ev.WriteSubmitted:
+        return ev.WriteSubmitted(
+            token,
+            write.command,
+            ack,
+            write.deadline,
+            forwarded=forwarded,
+            not_epoch=not_epoch,
+            request_id=write.request_id,
         )
+
+    def send(self, write: Write, node: SimNode, make: Callable[[int], ev.Event]) -> None:
+        """Let the node have it; with an id it may come twice, and an answer may get lost."""
+        node.request(make, lambda answer: self.answered(write, answer))
+        if write.request_id and self.random.random() < 0.05:
+            node.request(make, lambda answer: self.answered(write, answer))
 
     def answered(self, write: Write, answer: object) -> None:
         if isinstance(answer, Redirect):
             self.later(self.delay(), lambda: self.forward(write, answer))
         elif isinstance(answer, Refused) and answer.retry and self.now < write.deadline:
             self.later(0.05, lambda: self.submit(write))
+        elif answer is None or (write.request_id and self.random.random() < 0.02):
+            write.unsure = True
+            self.again(write, Unknown("no answer"))
         else:
-            self.finish(write, answer if answer is not None else Unknown("the node died"))
+            self.finish(write, answer)
+
+    def again(self, write: Write, outcome: object) -> None:
+        """With an id it is safe to try again, at another node."""
+        if write.request_id and self.now < write.deadline:
+            write.node = self.random.choice(sorted(self.nodes))
+            self.later(0.05, lambda: self.submit(write) if write.outcome is None else None)
+        else:
+            self.finish(write, outcome)
 
     def forward(self, write: Write, to: Redirect) -> None:
         target = self.by_address(to.leader.address)
         if not target.alive:
             self.submit(write, not_epoch=to.epoch)
             return
-        command = Update(write.key, write.value)
-        target.request(
-            lambda token: ev.WriteSubmitted(token, command, Ack.REPLICAS, write.deadline, forwarded=True),
-            lambda answer: self.answered(write, answer),
-        )
+        self.send(write, target, lambda token: self.submitted(write, token, Ack.REPLICAS, forwarded=True))
 
     def finish(self, write: Write, outcome: object) -> None:
-        if write.outcome is None:
-            write.outcome, write.answered_at = outcome, self.now
-            self.trace(f"client: write {write.number} {describe(outcome)}")
+        if write.outcome is not None:
+            return
+        if isinstance(outcome, Refused) and write.unsure:
+            outcome = Unknown("an earlier try got no answer")
+        write.outcome, write.answered_at = outcome, self.now
+        self.trace(f"client: write {write.number}", outcome)
+        if isinstance(outcome, Unknown) and write.request_id:
+            self.settle(write.settles or write)
 
     # --- faults ---
 
     def fault(self) -> None:
-        kind = self.random.choice(["crash", "crash", "disconnect", "expire", "pause", "heal"])
+        kinds = ["crash", "power", "disk", "disconnect", "expire", "pause", "heal"]
+        kind = self.random.choice([*kinds, "stranger"] if self.strangers else kinds)
         node = self.nodes[self.random.choice(sorted(self.nodes))]
-        if kind == "crash" and node.alive:
+        if kind in ("crash", "power", "disk") and node.alive:
+            if kind == "disk" and not self.may_lose_disk(node):
+                return
             node.crash()
+            if kind == "power":
+                node.store.lose_power()
+            elif kind == "disk":
+                node.lose_disk()
             recover = self.random.choice(["catchup", "catchup", "catchup", "stale"])
-            self.later(self.random.uniform(0.01, 3), lambda: node.start(recover))
+            self.later(self.random.uniform(0.01, 3), lambda: None if node.alive else node.start(recover))
         elif kind in ("disconnect", "expire") and node.alive and node.network.up:
             node.disconnect(expire=kind == "expire")
         elif kind == "pause" and node.alive:
@@ -402,9 +543,35 @@ class Simulator:
                 self.later(SESSION_TIMEOUT_S, lambda: self.lose_paused(node, session_id))
         elif kind == "heal" and node.alive:
             node.request(ev.CatchupRequested, lambda _: None)
+        elif kind == "stranger":
+            self.ensemble.append_stranger(self.random.choice([b"garbage", b"", b"{}\n" + b"0" * 32]))
+            self.later(self.random.uniform(0.5, 2), self.skip)
         else:
             return
         self.faults[kind] += 1
+
+    def may_lose_disk(self, node: SimNode) -> bool:
+        """One at a time: what is trimmed is on a majority, so another one has it."""
+        others = [other for other in self.nodes.values() if other is not node]
+        mark = self.ensemble.replicas.get(node.node_id)
+        least = max(self.ensemble.first_index - 1, mark.durable_index if mark else -1)
+        return (
+            not node.lost_disk
+            and not any(other.lost_disk for other in others)
+            and any(other.holds >= least for other in others)
+        )
+
+    def skip(self) -> None:
+        """An operator looks for nodes that have halted, and has the entry skipped if nobody has applied it."""
+        for node in self.nodes.values():
+            core = node.core
+            if not node.alive or core is None or core.halted is None:
+                continue
+            index = core.halted.index
+            if any(_has_applied(other.store.position(), index) for other in self.nodes.values()):
+                continue
+            self.faults["skip"] += 1
+            node.request(lambda token, index=index: ev.SkipRequested(token, index, "garbage"), lambda _: None)
 
     def lose_paused(self, node: SimNode, session_id: int) -> None:
         self.ensemble.end_session(session_id)
@@ -413,7 +580,10 @@ class Simulator:
 
     # --- a run ---
 
-    def run(self, seconds: float, *, writes_per_s: float = 20, faults_per_s: float = 0.7) -> None:
+    def run(
+        self, seconds: float, *, writes_per_s: float = 20, faults_per_s: float = 0.7, rest_s: float = 4
+    ) -> None:
+        """Writes and faults for so long, ``rest_s`` without either, then heal."""
         for name in sorted(self.nodes):
             self.nodes[name].start("catchup")
         end = self.now + seconds
@@ -423,7 +593,7 @@ class Simulator:
         time = self.now
         while (time := time + self.random.expovariate(faults_per_s)) < end:
             self.at(time, self.fault)
-        self.run_until(end + 4)
+        self.run_until(end + rest_s)
         self.heal()
 
     def heal(self) -> None:
@@ -438,16 +608,35 @@ class Simulator:
             life = node.life
             node.connect(life)
             node.request(ev.CatchupRequested, lambda _: None)
+        self.skip_until_quiet()
         if not self.run_until(self.now + 40, self.quiet):
             states = [f"{n.node_id} {n.core.role if n.core else '-'}" for n in self.nodes.values()]
             self.failures.append(f"no agreement within 40 s after the last fault: {states}")
             return
-        last = [self.write_to(name) for name in sorted(self.nodes)]
-        if not self.run_until(self.now + 5, self.quiet):
-            self.failures.append("no agreement after the last writes")
-        self.failures += [
-            f"a last write ended as {w.outcome}" for w in last if not isinstance(w.outcome, Committed)
-        ]
+        for name in sorted(self.nodes):
+            self.last_write(name)
+
+    def last_write(self, name: str) -> None:
+        """A write through this node gets through, at once or, where the log is full, once it has been trimmed."""
+        for _ in range(10):
+            write = self.write_to(name)
+            if not self.run_until(self.now + 5, self.quiet):
+                self.failures.append("no agreement after a last write")
+            if isinstance(write.outcome, Committed):
+                return
+            full = isinstance(write.outcome, Refused) and "takes" in write.outcome.reason
+            if not full:
+                break
+            self.run_until(self.now + 1)
+        self.failures.append(f"a last write ended as {write.outcome}")
+
+    def skip_until_quiet(self) -> None:
+        """The operator stays at it."""
+        if not self.quiet():
+            self.skip()
+            for node in self.nodes.values():
+                node.request(ev.CatchupRequested, lambda _: None)
+            self.later(0.5, self.skip_until_quiet)
 
     def quiet(self) -> bool:
         cores = [node.core for node in self.nodes.values() if node.core is not None]
@@ -460,17 +649,31 @@ class Simulator:
 
     # --- checks ---
 
+    def check_trim(self) -> None:
+        """R1 to R4: whenever the log begins later, a majority of the registered replicas really holds the rest."""
+        first, self.trimmed = self.ensemble.first_index, self.ensemble.first_index
+        self.faults["trim"] += 1
+        registered = [self.nodes[node_id] for node_id in self.ensemble.replicas]
+        holders = [node.node_id for node in registered if node.holds >= first - 1 or node.lost_disk]
+        if len(holders) <= len(registered) // 2:
+            self.failures.append(f"trimmed up to {first}, but only {holders} hold that")
+
     def check(self) -> None:
         """Raise AssertionError unless every promise held."""
         assert not self.failures, self.failures
-        log = [decode_entry(index, data) for index, data in enumerate(self.ensemble.entries)]
+        log = self.replayed()
         self.check_log(log)
         self.check_outcomes(log)
         self.check_replicas(log)
+        self.check_marks()
 
-    @staticmethod
-    def check_log(log: list[LogEntry]) -> None:
-        """C2, N2, W5: a whole chain, epochs that never go back, one barrier each, right evaluations."""
+    def replayed(self) -> list[LogEntry]:
+        """All entries there ever were, skips in the place of what was skipped."""
+        skips = self.ensemble.skips
+        return [decode_entry(index, skips.get(index, data)) for index, data in enumerate(self.ensemble.entries)]
+
+    def check_log(self, log: list[LogEntry]) -> None:
+        """C2, N2, W5, K1: a whole chain, epochs that never go back, one barrier each, right evaluations."""
         written: dict[str, tuple[int, int]] = {}
         for item in log:
             for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
@@ -483,40 +686,76 @@ class Simulator:
             assert item.entry.epoch >= before.entry.epoch
             assert (item.entry.epoch > before.entry.epoch) == (item.entry.leader is not None)
             assert item.entry.first_revision == before.entry.last_revision + 1
+        for index in self.ensemble.skips:
+            try:
+                good = decode_entry(index, self.ensemble.entries[index])
+            except BadEntry:
+                continue
+            raise AssertionError(f"{good} was skipped")
 
     def check_outcomes(self, log: list[LogEntry]) -> None:
-        """W1 to W3, and the order of what did not overlap."""
+        """W1 to W3, W6, and the order of what did not overlap."""
         found: dict[str, list[int]] = {}
+        cancelled: dict[str, int] = {}
         for item in log:
             for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
-                found.setdefault(request.effects[0].value, []).append(revision)
+                if request.cancels:
+                    cancelled[request.id] = revision
+                else:
+                    found.setdefault(request.effects[0].value, []).append(revision)
         for write in self.writes:
-            revisions = found.get(write.value, [])
-            match write.outcome:
-                case Committed(revision=revision):
-                    assert revisions == [revision], f"write {write.number}: {write.outcome}, found {revisions}"
-                case Refused():
-                    assert revisions == [], f"write {write.number} was refused, found {revisions}"
-                case Unknown():
-                    assert len(revisions) <= 1, f"write {write.number} is there {len(revisions)} times"
-                case other:
-                    raise AssertionError(f"write {write.number} ended as {other}")
+            self.check_outcome(write, found.get((write.settles or write).value, []), cancelled)
         done = [write for write in self.writes if isinstance(write.outcome, Committed)]
-        for write in done:
-            for later in done:
-                if write.answered_at is not None and write.answered_at < later.invoked_at:
-                    assert write.outcome.revision < later.outcome.revision
+        highest = 0
+        ends = sorted(done, key=lambda write: write.answered_at or 0)
+        position = 0
+        for later in sorted(done, key=lambda write: write.invoked_at):
+            while position < len(ends) and (ends[position].answered_at or 0) < later.invoked_at:
+                highest = max(highest, ends[position].outcome.revision)
+                position += 1
+            assert later.outcome.revision > highest, f"write {later.number} came after revision {highest}"
+
+    @staticmethod
+    def check_outcome(write: Write, revisions: list[int], cancelled: dict[str, int]) -> None:
+        """``revisions``: where the write is in the log; ``cancelled``: what is cancelled there, and where."""
+        of = write.settles or write
+        said = f"write {write.number}: {write.outcome}, found {revisions}, cancelled {cancelled}"
+        assert len(revisions) <= 1, said
+        match write.outcome:
+            case Committed(revision=revision) | Settled(cancelled=False, revision=revision):
+                assert revisions == [revision], said
+            case Settled(revision=revision):
+                assert (revisions, cancelled[of.request_id]) == ([], revision), said
+            case Rejected():
+                assert (revisions, of.request_id in cancelled) == ([], True), said
+            case Refused():
+                assert revisions == [] or write.settles, said
+            case Unknown():
+                pass
+            case other:
+                raise AssertionError(f"write {write.number} ended as {other}")
 
     def check_replicas(self, log: list[LogEntry]) -> None:
-        """M1, M4: every position that a whole store was ever at is that of the replay up to there."""
-        records: dict = {}
-        reference = Position()
-        digests = {}
+        """M1, M4, M7, M8: every position that a whole store was ever at is that of the replay up to there."""
+        transaction = MemoryTransaction({}, {}, {})
+        reference = Position(identity=self.ensemble.identity)
+        at: dict[int, Position] = {}
         for item in log:
-            reference = apply_entry(MemoryTransaction(records, {}), reference, item)
-            digests[item.index] = reference.digest
+            reference = apply_entry(transaction, reference, item)
+            at[item.index] = reference
         for node_id, position in self.positions:
-            assert position.digest == digests[position.applied_index], f"{node_id} diverged: {position}"
+            assert position == at[position.applied_index], f"{node_id} diverged: {position}"
         for node in self.nodes.values():
-            assert node.store.position().digest == reference.digest, node.node_id
-            assert node.store.items() == sorted(records.items()), node.node_id
+            assert node.store.position() == reference, node.node_id
+            assert node.store.items() == sorted(transaction.records.items()), node.node_id
+            assert dict(node.store.requests()) == transaction.requests, node.node_id
+
+    def check_marks(self) -> None:
+        """R1, R2: what is published at the end is so."""
+        for mark in self.ensemble.replicas.values():
+            if mark.holding is Holding.WHOLE:
+                assert self.nodes[mark.node_id].holds >= mark.durable_index, mark
+
+
+def _has_applied(position: Position, index: int) -> bool:
+    return position.applied_index >= index and not any(gap.first <= index <= gap.last for gap in position.gaps)

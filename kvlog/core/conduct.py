@@ -1,0 +1,234 @@
+"""A node's parts, its role, and all that it does by itself once something has changed.
+
+``advance`` lets every part move on as far as it can, after each event, so that no order of events can leave one
+waiting. What events change at first, and the invariants, is in ``node``.
+"""
+
+from __future__ import annotations
+
+from kvlog.core import effects as do
+from kvlog.core.cursor import Cursor
+from kvlog.core.entry import Leader
+from kvlog.core.installing import Installing
+from kvlog.core.leadership import Leadership
+from kvlog.core.machine import Position, View
+from kvlog.core.parking import Parking
+from kvlog.core.pushes import Pushes
+from kvlog.core.questions import Questions
+from kvlog.core.recovery import Recovery
+from kvlog.core.retention import Retention
+from kvlog.core.role import Input, Role, next_role
+from kvlog.core.skipping import Skipping
+from kvlog.core.standing import Standing
+from kvlog.core.values import Done, Member, NodeSettings, Refused
+from kvlog.errors import BadEntry
+
+
+class Conduct:
+    """See the module's docstring; ``_out`` gathers the effects of the present step."""
+
+    def __init__(self, settings: NodeSettings, store: View, position: Position) -> None:
+        me = Member(settings.node_id, settings.instance, settings.address, settings.recover)
+        self._questions = Questions()
+        self._me = Leader(settings.node_id, settings.address)
+        self.role = Role.OFFLINE
+        self.halted: BadEntry | None = None
+        self.standing = Standing(me, self._questions, hold_timeout_s=1.5 * settings.session_timeout_s)
+        self.cursor = Cursor(position)
+        self.leadership = Leadership(self._me, store, instance=settings.instance)
+        self.recovery = Recovery(settings.recover, position)
+        self.installing = Installing(settings.node_id)
+        self.retention = Retention(
+            self._me,
+            self._questions,
+            retain_entries=settings.retain_entries,
+            log_bytes_max=settings.log_bytes_max,
+        )
+        self._skipping = Skipping(self._questions, settings.instance)
+        self._pushes = Pushes()
+        self._parking = Parking(self._me)
+        self._applied_when_asked = -1
+        self._watched_segment: int | None = None
+        self._poll_at = 0.0
+        self._read_at = 0.0
+        self._handover: int | None = None  # token of the request to stop
+        self._now = 0.0
+        self._wall_ms = 0
+        self._out: list[do.Effect] = []
+        if position.leader is not None:
+            self.standing.learn_leader(position.leader, position.epoch)
+
+    # --- moving on ----------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Let every part move on as far as it can."""
+        if self.role is not Role.HALTED:
+            self._recover()
+            self._stand()
+            self._take_over()
+        standing_still = self.installing.busy and self.cursor.position.gaps  # I2
+        if not standing_still and (apply := self.cursor.next_apply()) is not None:
+            self._out.append(apply)
+        if self.standing.connected:
+            self._out += self._skipping.work() if self.role is Role.HALTED else self._read()
+            self._out += self.retention.mark(self.cursor, self._now)
+        self._route_writes()
+        self._lead()
+        self._stop()
+        if self.role is Role.HALTED:
+            self._out += self.standing.resign()
+        self._out += self._pushes.applied(self.cursor)
+
+    def _recover(self) -> None:
+        """The first thing a started node does: replay, or declare what it missed."""
+        before, skip_to = self.recovery.finished, self.recovery.skip_to(self.cursor)
+        if skip_to is not None and self.cursor.hold():
+            self._out.append(do.SkipTo(skip_to))
+        self._out += self.recovery.progress(self.cursor, self._now)
+        if self.recovery.finished and not before:
+            self._become_noted()
+        if self.recovery.healed:
+            self.recovery.healed = False
+            self._out += self.standing.change_mode("catchup")
+
+    def _stand(self) -> None:
+        """Follow the candidacy with the role."""
+        rank = self.standing.rank
+        if self.role in (Role.FOLLOWER, Role.ELECTED, Role.LEADER) and self.standing.candidate is None:
+            self._resign("its candidate znode is gone")
+        if self.role in (Role.FOLLOWER, Role.ELECTED) and self.cursor.trimmed:
+            self._resign("the log has been trimmed beyond its store")
+        if self.role is Role.OBSERVER and rank is not None:
+            self._become(Input.ENROLLED)
+        if self.role is Role.FOLLOWER and rank == 0:
+            self._become(Input.LOWEST)
+        self._out += self.standing.enrol(eligible=self.role is Role.OBSERVER and self._electable)
+
+    @property
+    def _electable(self) -> bool:
+        whole = not self.cursor.position.gaps and not self.cursor.trimmed
+        return self.recovery.finished and whole and self._handover is None
+
+    def _take_over(self) -> None:
+        candidate = self.standing.candidate
+        if self.role is not Role.ELECTED or candidate is None:
+            return
+        if self.leadership.needs_tail:
+            self._ask_tail(confirm=True)
+        takeover = self.leadership.take_over(self.cursor, candidate, self._now, self._wall_ms)
+        self._out += takeover.effects
+        if takeover.change is Input.RESIGNED:
+            self._resign(takeover.reason)
+        elif takeover.change is not None:
+            self._become(takeover.change)
+
+    def _read(self) -> list[do.Effect]:
+        """Read what is missing, or copy it where the log has it no more."""
+        if self.cursor.missing is not None:
+            self._ask_tail(confirm=True)
+        effects: list[do.Effect] = []
+        if self._may_read:
+            if self._now >= self._read_at and (read := self.cursor.next_read()) is not None:
+                effects.append(read)
+            leader = self.standing.leader[0].node_id if self.standing.leader else ""
+            members, replicas = self.standing.members, self.retention.replicas
+            effects += self.installing.advance(self.cursor, members, replicas, leader, self._now)
+        segment = None if self.role is Role.LEADER else self.cursor.segment
+        if segment != self._watched_segment:
+            self._watched_segment = segment
+            effects.append(do.WatchSegment(segment))
+        return effects
+
+    @property
+    def _may_read(self) -> bool:
+        """A stale store takes nothing in before it has declared what it missed."""
+        return self.recovery.mode == "catchup" or self.recovery.finished
+
+    def _lead(self) -> None:
+        """Append what is waiting, push what is appended, answer what is acknowledged."""
+        candidate = self.standing.candidate
+        if self.role is not Role.LEADER or candidate is None:
+            return
+        if self._handover is None:
+            self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
+            self._out += self.retention.trim(self.cursor, candidate.name)
+        self._out += self.leadership.replicate(self.cursor, candidate, self._now)
+
+    def _stop(self) -> None:
+        """Hand the leadership over once nothing is under way."""
+        if self._handover is None or self.role is Role.STOPPING:
+            return
+        writer = self.leadership.writer
+        if self.role is Role.LEADER and (writer.in_flight or writer.acking):
+            return
+        removal = self.standing.resign()
+        self._out += removal
+        self._become(Input.STOP)
+        if not removal:
+            self._handed_over()
+
+    def _handed_over(self) -> None:
+        if self.role is Role.STOPPING and self._handover:
+            token, self._handover = self._handover, 0
+            self._out.append(do.Reply(token, Done("leads no more")))
+
+    def _route_writes(self) -> None:
+        """Send each waiting write where it can be done."""
+        accepting = self.role is Role.LEADER and self._handover is None
+        replies, here = self._parking.route(
+            self.role, self.standing.leader, accepting=accepting, halted=str(self.halted or "")
+        )
+        self._out += replies
+        full = self.retention.why_full(self.cursor) if here else ""
+        for write in here:
+            self._out += [do.Reply(write.token, Refused(full))] if full else self.leadership.writer.submit(write)
+
+    # --- roles --------------------------------------------------------------------------------------------
+
+    @property
+    def _epoch(self) -> int:
+        return self.standing.candidate.epoch if self.standing.candidate else 0
+
+    def _ask_tail(self, *, confirm: bool) -> None:
+        asked = self._questions.ask(do.ReadTail(confirm=confirm))
+        if asked:
+            self._applied_when_asked = self.cursor.position.applied_index
+        self._out += asked
+
+    def _resign(self, reason: str) -> None:
+        self._out += self.standing.resign()
+        if self.role in (Role.FOLLOWER, Role.ELECTED, Role.LEADER):
+            self._become(Input.RESIGNED, reason)
+
+    def _become(self, event: Input, reason: str = "") -> None:
+        """Change the role, and do what belongs to leaving one and entering another."""
+        before, self.role = self.role, next_role(self.role, event)
+        if before is Role.LEADER and self.role is not Role.LEADER:
+            self._parking.take_back(self.leadership.writer.take_queue())
+            self._out += self.leadership.writer.acknowledge(self.cursor.next_index - 1, {})
+        if self.role is Role.ELECTED:
+            self.leadership.elected(self._now, self.standing.members)
+            self.retention.elected()
+        if before is not self.role:
+            self._become_noted(before, reason)
+
+    def _become_noted(self, before: Role | None = None, reason: str = "") -> None:
+        if self.recovery.finished or self.role in (Role.OFFLINE, Role.HALTED):
+            was = f" (was {before})" if before else ""
+            why = f": {reason}" if reason else ""
+            where = f"epoch {self.cursor.epoch}, index {self.cursor.next_index - 1}"
+            self._out.append(do.Note(f"{self.role}{was}, {where}{why}"))
+
+    def _halt(self, error: BadEntry) -> None:
+        """Go no further; go on answering reads, and saying why (N4)."""
+        self.halted = error
+        self._out += self.standing.resign()
+        if self.role is not Role.HALTED:
+            self._become(Input.HALT, str(error))
+
+    def _resume(self, index: int) -> None:
+        """The entry at which this node has halted is skipped."""
+        self.halted = None
+        self.cursor.resume()
+        self._out += self._skipping.resumed(index)
+        self._become(Input.RESUMED)

@@ -1,0 +1,117 @@
+"""Going past an entry that nobody can apply, because an operator says so.
+
+The skip is written into the log, in the place of the bad entry, so that every replica goes past it in the same
+way: it says what the next entry is chained to and which revisions are left out. Invariants (tests cite the
+numbers):
+
+K1  A skip is written only by a node that has halted at its index, with everything before it applied.
+K2  A node that has applied an entry that was skipped later never goes on: its data differs from the others'.
+"""
+
+from __future__ import annotations
+
+from kvlog.core.cursor import Cursor
+from kvlog.core.effects import Effect, Note, ReadEntries, Reply, WriteSkip
+from kvlog.core.entry import FORMAT, Entry, Skip, decode_entry, encode_entry
+from kvlog.core.events import EntriesRead, SkipRequested
+from kvlog.core.machine import Position
+from kvlog.core.questions import Questions
+from kvlog.core.values import Done, Refused
+from kvlog.errors import BadEntry
+
+WAITING_MAX = 16
+"""Requests to skip that may wait at a time."""
+
+SKIPS_MAX = 100
+"""Skips that a store takes: they are named in its position for ever."""
+
+
+class Skipping:
+    """See the module's docstring."""
+
+    def __init__(self, questions: Questions, instance: str) -> None:
+        self._questions = questions
+        self._instance = instance
+        self._wanted: SkipRequested | None = None
+        self._skip: WriteSkip | None = None
+        self.written = False  # the skip is in the log; what is left is to see it there
+        self._waiting: list[int] = []
+
+    def request(self, event: SkipRequested, cursor: Cursor, halted_at: int | None) -> list[Effect]:
+        """An operator wants an entry skipped (K1)."""
+        reason = ""
+        if halted_at is None:
+            reason = "this node has not halted: it needs no skip"
+        elif event.index != halted_at:
+            reason = f"this node has halted at entry {halted_at}, not at {event.index}"
+        elif cursor.position.gaps or cursor.position.applied_index != event.index - 1:
+            reason = f"this node has not applied everything before entry {event.index}"
+        elif len(cursor.position.skipped) >= SKIPS_MAX:
+            reason = f"{SKIPS_MAX} entries were skipped already: restore a backup instead"
+        elif len(self._waiting) >= WAITING_MAX:
+            reason = f"{WAITING_MAX} requests to skip are waiting already"
+        if reason:
+            return [Reply(event.token, Refused(reason))]
+        self._waiting.append(event.token)
+        if self._wanted is None:
+            self._wanted = event
+        return []
+
+    def work(self) -> list[Effect]:
+        """Look at the entry behind the bad one; then write the skip."""
+        if self._wanted is None or self.written:
+            return []
+        if self._skip is not None:
+            return self._questions.ask(self._skip)
+        return self._questions.ask(ReadEntries(self._wanted.index + 1, 1))
+
+    def read(self, event: EntriesRead, cursor: Cursor, wall_ms: int) -> None:
+        """The entry behind the bad one has been read, or there is none."""
+        wanted = self._wanted
+        if wanted is None or event.first_index != wanted.index + 1:
+            return
+        chained_to, first_revision = "", cursor.revision + 1
+        if event.entries:
+            try:
+                after = decode_entry(event.first_index, event.entries[0]).entry
+            except BadEntry:
+                pass  # it is bad as well, and will need a skip of its own
+            else:
+                if after.first_revision >= first_revision:
+                    chained_to, first_revision = after.prev_hash, after.first_revision
+        entry = Entry(
+            format=FORMAT,
+            epoch=cursor.epoch,
+            batch_id=f"{self._instance}-skip-{wanted.index}",
+            prev_hash=cursor.last_hash,
+            first_revision=first_revision,
+            time_ms=wall_ms,
+            skip=Skip(wanted.reason, chained_to),
+        )
+        self._skip = WriteSkip(wanted.index, encode_entry(entry))
+
+    def resumed(self, index: int) -> list[Effect]:
+        """The skip has been seen in the log: this node goes on behind it."""
+        waiting, self._waiting = self._waiting, []
+        self._wanted = self._skip = None
+        self.written = False
+        text = f"goes on behind entry {index}, which was skipped"
+        return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
+
+
+def has_applied_what_was_skipped(position: Position, skips: tuple[int, ...]) -> int | None:
+    """An entry that this store has applied although it was skipped for everybody (K2); None if there is none."""
+    for index in skips:
+        missed = any(gap.first <= index <= gap.last for gap in position.gaps)
+        if index <= position.applied_index and index not in position.skipped and not missed:
+            return index
+    return None
+
+
+def skipped_elsewhere(index: int) -> str:
+    """Why a store that has applied a skipped entry must not go on, and what to do."""
+    return (
+        f"this store has applied log entry {index}, which was skipped on every other node: its data differs from "
+        "theirs; nothing was touched; move its store away, so that it takes over theirs: "
+        "mv DATA_DIR/store DATA_DIR/store.before, then start it again"
+    )
