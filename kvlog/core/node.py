@@ -162,7 +162,7 @@ class Node(Conduct):
             event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
         )
         self.retention.log_begins(event.first_index, event.first_bytes)
-        if self.halted is not None and self.halted.index in event.skips:
+        if self.role is Role.HALTED and self.halted is not None and self.halted.index in event.skips:
             self._resume(self.halted.index)
         if self.cursor.bad is not None and self.halted is None:
             raise self.cursor.bad
