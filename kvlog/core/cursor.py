@@ -95,7 +95,11 @@ class Cursor:
 
     def read_done(self, first_index: int, entries: tuple[bytes, ...]) -> list[LogEntry]:
         """Take what a read has brought; returns the entries that were the next ones, up to one that is bad."""
-        asked, self._reading = self._reading, None
+        asked = self._reading
+        if asked is None or asked.first_index != first_index:
+            asked = None  # something else has asked for these (see skipping): the own answer is still to come
+        else:
+            self._reading = None
         short = asked is not None and len(entries) < asked.count
         taken: list[LogEntry] = []
         gaps = self.position.gaps
