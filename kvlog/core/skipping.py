@@ -71,7 +71,8 @@ class Skipping:
         if wanted is None or event.first_index != wanted.index + 1:
             return
         _, prev_hash, revision, epoch = _before(cursor)
-        chained_to, first_revision = "", revision + 1
+        # A leader that does not know of the bad entry yet chains its next one to what is before it.
+        chained_to, first_revision = prev_hash, revision + 1
         if event.entries:
             try:
                 after = decode_entry(event.first_index, event.entries[0]).entry

@@ -132,12 +132,12 @@ def test_a_skip_is_chained_to_both_sides(bench: Bench, requests: int):
 
 
 @pytest.mark.parametrize("data", [(), (b"garbage",)], ids=["nothing there", "bad as well"])
-def test_a_skip_with_nothing_good_behind_it_is_what_the_next_is_chained_to(bench: Bench, data: tuple[bytes, ...]):
-    """Nobody knows what the next one would have been chained to: it is chained to the skip."""
+def test_a_skip_with_nothing_good_behind_it_leaves_the_chain_as_it_was(bench: Bench, data: tuple[bytes, ...]):
+    """A leader that has not met the bad entry yet chains its next one to what is before it."""
     bench.ask()
     item = bench.behind(*data)
 
-    assert item.entry.skip == Skip("damaged", "")
+    assert item.entry.skip == Skip("damaged", bench.chain.entries[2].hash)
     assert item.entry.first_revision == 3
     assert offer(bench.cursor, item) == [3]
     assert bench.cursor.last_hash == item.hash
@@ -148,7 +148,7 @@ def test_an_entry_behind_that_is_older_says_nothing(bench: Bench):
     bench.ask()
     item = bench.behind(bench.chain.entries[1].data)
 
-    assert item.entry.skip == Skip("damaged", "")
+    assert item.entry.skip == Skip("damaged", bench.chain.entries[2].hash)
     assert item.entry.first_revision == 3
 
 
