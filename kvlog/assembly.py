@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
@@ -43,9 +44,10 @@ from kvlog.guard import Guard, GuardedThreads
 from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import THREADS as PEER_THREADS
 from kvlog.peers import HttpPeers
-from kvlog.ports import Post
+from kvlog.quarantine import check_store, inspect
 from kvlog.runtime import Runtime
 from kvlog.service import Service
+from kvlog.store_dirs import DAMAGED, INCOMING, STORE
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
@@ -96,6 +98,7 @@ def run(settings: Settings) -> int:
     _lead_own_group()
     _check_address(settings)
     lock = _lock(settings.data_dir)
+    _check_store(settings)
     ours, workers = socket.socketpair()
     # The worker has to inherit the lock and the pipe; the supervisor has no threads yet.
     multiprocessing.set_start_method("fork", force=True)
@@ -215,6 +218,20 @@ class WorkerLine:
             return self._done or self._code is not None
 
 
+def _check_store(settings: Settings) -> None:
+    """Put a damaged store aside before the worker opens it: then the node starts empty, and gets it all again."""
+    reason = check_store(settings.data_dir, partial(_say, settings))
+    if reason:
+        kept = settings.data_dir / DAMAGED
+        _say(settings, f"the store is damaged ({reason}): it is kept in {kept}; starting empty")
+
+
+def _say(settings: Settings, text: str) -> None:
+    """A line in the node's log."""
+    now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
+
+
 def _handing_over(worker: WorkerLine, stop: Any) -> Callable[[int, FrameType | None], None]:
     """A signal handler that has the worker hand over before it goes on to ``stop``."""
     begun = threading.Event()
@@ -272,10 +289,7 @@ def _assemble(
     clock = SystemClock()
     instance = uuid.uuid4().hex[:16]
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
-
-    def say(text: str) -> None:
-        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        print(f"{now} {settings.node_id} {text}", file=sys.stderr, flush=True)  # noqa: T201 - the node's log
+    say = partial(_say, settings)
 
     def announce(status: Status) -> None:
         position = status.position
@@ -291,33 +305,25 @@ def _assemble(
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
 
     FAILPOINTS.belong_to(supervisor, say)
-    store = LmdbStore(settings.data_dir / "store")
-    node = Node(
-        NodeSettings(
-            node_id=settings.node_id,
-            address=settings.advertise,
-            instance=instance,
-            recover=settings.recover,
-            session_timeout_s=settings.session_timeout_s,
-            retain_entries=settings.retain_entries,
-            log_bytes_max=settings.log_bytes_max,
-        ),
-        store,
-        store.position(),
-    )
+    store = LmdbStore(settings.data_dir / STORE)
+    node = Node(_node_settings(settings, instance), store, store.position())
     runtime = Runtime(node, store, clock, say=say, fail=fail, announce=announce)
     session = ZooKeeperSession(
         settings.zk,
         Layout(settings.root),
         known=store.position().identity,
         data_dir=settings.data_dir,
+        window=settings.request_window,
         session_timeout_s=settings.session_timeout_s,
         post=runtime.post,
         clock=clock,
         say=say,
         fail=fail,
     )
-    peers = GuardedPeers(runtime.post, guard)
+    incoming = settings.data_dir / INCOMING
+    # A push or probe that ended by an exception would never be answered, and never be made again.
+    threads = GuardedThreads(PEER_THREADS, guard, thread_name_prefix="kvlog-peer")
+    peers = HttpPeers(runtime.post, incoming=incoming, verify=lambda copy: inspect(copy).position, threads=threads)
 
     def close() -> None:
         guard.off()
@@ -332,17 +338,28 @@ def _assemble(
     session.start()
     threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
     service = Service(
-        settings, instance=instance, runtime=runtime, store=store, peers=peers, clock=clock, kill=kill
+        settings,
+        instance=instance,
+        runtime=runtime,
+        store=store,
+        peers=peers,
+        clock=clock,
+        kill=kill,
+        copy_store=store.snapshot,
     )
     return create_app(service)
 
 
-class GuardedPeers(HttpPeers):
-    """Pushes and probes of which none can get lost by an exception: its replica would never be sent another."""
-
-    def __init__(self, post: Post, guard: Guard) -> None:
-        super().__init__(post)
-        self._threads = GuardedThreads(PEER_THREADS, guard, thread_name_prefix="kvlog-peer")
+def _node_settings(settings: Settings, instance: str) -> NodeSettings:
+    return NodeSettings(
+        node_id=settings.node_id,
+        address=settings.advertise,
+        instance=instance,
+        recover=settings.recover,
+        session_timeout_s=settings.session_timeout_s,
+        retain_entries=settings.retain_entries,
+        log_bytes_max=settings.log_bytes_max,
+    )
 
 
 def _obey(pipe: socket.socket, runtime: Runtime) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 import msgspec
 import urllib3
@@ -13,9 +20,13 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
+from kvlog.core.machine import Position
 from kvlog.core.values import PushAnswer, Reach
+from kvlog.errors import BadSnapshot, KvlogError
 from kvlog.failpoints import hit
 from kvlog.ports import Post
+from kvlog.snapshot import MEDIA_TYPE, Decoder, Header
+from kvlog.store_dirs import DATA_FILE, remove, sync_directory
 
 THREADS = 16
 """Pushes and probes at a time. The core sends one of each to a peer at a time."""
@@ -26,6 +37,17 @@ CONNECTIONS_PER_PEER = 64
 CONNECT_S = 0.5
 PROBE_S = 0.5
 PUSH_S = 2.0
+
+SNAPSHOT_READ_S = 10.0
+"""How long a peer may send nothing of a snapshot."""
+
+SNAPSHOT_WINDOW_S = 30.0
+SNAPSHOT_WINDOW_BYTES = 1024 * 1024
+"""In each window, at least these many bytes have to come."""
+
+SNAPSHOT_PIECE_BYTES = 256 * 1024
+PROGRESS_S = 0.5
+REFUSAL_BYTES_MAX = 64 * 1024
 
 INSTANCE_HEADER = "Kvlog-Instance"
 MSGPACK = "application/msgpack"
@@ -58,15 +80,39 @@ class NoAnswer:
 
 
 class HttpPeers:
-    """See the module's docstring."""
+    """See the module's docstring.
 
-    def __init__(self, post: Post) -> None:
+    Args:
+        post: takes the events.
+        incoming: the directory into which snapshots are fetched; what is there is deleted.
+        verify: checks the store in a directory, however damaged that is, and returns its position.
+        threads: on which to work, THREADS of them; by default, plain ones.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        *,
+        incoming: Path,
+        verify: Callable[[Path], Position],
+        threads: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._post = post
+        self._incoming = incoming
+        self._verify = verify
+        self._fetching = threading.Lock()
+        self._stopping = threading.Event()
+        self._answer: urllib3.BaseHTTPResponse | None = None  # the snapshot that comes in
         self._pool = urllib3.PoolManager(num_pools=THREADS, maxsize=CONNECTIONS_PER_PEER, retries=False)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
+        self._threads = threads or ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send nothing more, and end what is being fetched."""
+        self._stopping.set()
+        answer = self._answer
+        if answer is not None:
+            with suppress(OSError, RuntimeError, ValueError):  # it has just come to its end by itself
+                answer.shutdown()  # whoever waits for its next byte need not wait any longer
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.clear()
 
@@ -112,6 +158,96 @@ class HttpPeers:
             return ev.Probed(address, Reach.ANSWERS if instance else Reach.UNKNOWN, instance)
         return ev.Probed(address, Reach.UNKNOWN, "")
 
+    def fetch_snapshot(self, effect: do.FetchSnapshot) -> None:
+        """See ports.Peers. One at a time."""
+        self._threads.submit(lambda: self._post(self._fetch_snapshot(effect)))
+
+    def _fetch_snapshot(self, effect: do.FetchSnapshot) -> ev.Event:
+        node_id = effect.member.node_id
+        if not self._fetching.acquire(blocking=False):
+            return ev.SnapshotFailed(node_id, "another snapshot is being fetched")
+        try:
+            return self._fetch(effect)
+        except _NoSnapshot as refusal:
+            return ev.SnapshotFailed(node_id, str(refusal), refusal.applied_index)
+        except (HTTPError, OSError, KvlogError) as error:
+            return ev.SnapshotFailed(node_id, f"the snapshot of {effect.member.address} is of no use: {error}")
+        finally:
+            self._fetching.release()
+
+    def _fetch(self, effect: do.FetchSnapshot) -> ev.Event:
+        remove(self._incoming)
+        try:
+            self._incoming.mkdir()
+            position = self._verified(self._receive(effect))
+        except BaseException:
+            remove(self._incoming)
+            raise
+        return ev.SnapshotFetched(str(self._incoming), position)
+
+    def _verified(self, header: Header) -> Position:
+        position = self._verify(self._incoming)
+        if not header.describes(position):
+            raise BadSnapshot(f"it announces index {header.index} and holds {position}")
+        return position
+
+    def _receive(self, effect: do.FetchSnapshot) -> Header:
+        """Write a peer's copy to the disk, for good; what it holds is still to be verified."""
+        response = self._pool.request(
+            "GET",
+            f"http://{effect.member.address}/v1/snapshot?min_index={effect.min_index}",
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=SNAPSHOT_READ_S),
+            preload_content=False,
+        )
+        self._answer = response
+        try:
+            instance = response.headers.get(INSTANCE_HEADER)
+            if instance != effect.member.instance:
+                raise _NoSnapshot(f"{effect.member.address} is another process now than the one that was asked")
+            if response.status != HTTPStatus.OK or response.headers.get("Content-Type") != MEDIA_TYPE:
+                raise _refusal(effect.member.address, response)
+            with (self._incoming / DATA_FILE).open("wb") as file:
+                decoder = Decoder(file.write, lambda header: self._accept(header, effect.min_index))
+                told = time.monotonic()
+                for piece in self._pieces(response):
+                    decoder.feed(piece)
+                    if time.monotonic() - told >= PROGRESS_S and decoder.header is not None:
+                        told = time.monotonic()
+                        self._post(ev.SnapshotProgress(decoder.received_bytes, decoder.header.bytes))
+                header = decoder.finish()
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(self._incoming)
+        finally:
+            self._answer = None
+            response.close()  # and the connection with it: what is left of the answer is not read
+        return header
+
+    def _pieces(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        """The answer's body, as long as it comes fast enough."""
+        window_began = time.monotonic()
+        window_bytes = 0
+        while piece := response.read1(SNAPSHOT_PIECE_BYTES):
+            if self._stopping.is_set():
+                raise _NoSnapshot("this node is stopping")
+            yield piece
+            now = time.monotonic()
+            window_bytes += len(piece)
+            if now - window_began >= SNAPSHOT_WINDOW_S:
+                if window_bytes < SNAPSHOT_WINDOW_BYTES:
+                    raise BadSnapshot(f"only {window_bytes} bytes of it came in {SNAPSHOT_WINDOW_S:g} s")
+                window_began, window_bytes = now, 0
+
+    def _accept(self, header: Header, min_index: int) -> None:
+        if header.index < min_index:
+            raise _NoSnapshot(f"it stands at index {header.index}, {min_index} was asked for", header.index)
+        free_bytes = shutil.disk_usage(self._incoming).free
+        if header.bytes > free_bytes:
+            raise _NoSnapshot(
+                f"it has {header.bytes} bytes, and {self._incoming.parent} has room for {free_bytes} only: make "
+                "room on that disk; this node asks again by itself"
+            )
+
     def forward(
         self, method: str, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
     ) -> Forwarded | NotSent | NoAnswer:
@@ -129,6 +265,29 @@ class HttpPeers:
         except HTTPError as error:
             return NoAnswer(f"{address} gave no answer: {error}")
         return Forwarded(response.status, response.data, response.headers)
+
+
+class _NoSnapshot(Exception):
+    """A peer has no snapshot for this node, or this node no use for it."""
+
+    def __init__(self, reason: str, applied_index: int | None = None) -> None:
+        super().__init__(reason)
+        self.applied_index = applied_index
+
+
+def _refusal(address: str, response: urllib3.BaseHTTPResponse) -> _NoSnapshot:
+    """Why a peer sends no snapshot, and where it stands if it says so."""
+    reason, applied_index = f"status {response.status}", None
+    try:
+        said = json.loads(response.read(REFUSAL_BYTES_MAX))
+    except ValueError:
+        said = None  # its words cannot be read; the status is what is known
+    if isinstance(said, dict):
+        reason = str(said.get("error", reason))
+        index = said.get("applied_index")
+        if response.status == HTTPStatus.CONFLICT and isinstance(index, int):
+            applied_index = index
+    return _NoSnapshot(f"{address} sends no snapshot: {reason}", applied_index)
 
 
 def _refused(error: HTTPError) -> bool:

@@ -20,6 +20,9 @@ DEFAULTS = Settings(
     recover="catchup",
     session_timeout_s=10,
     demo=False,
+    retain_entries=10_000,
+    log_bytes_max=256 * 2**20,
+    request_window=100_000,
     failpoint="",
 )
 
@@ -41,6 +44,9 @@ FLAGS = [
     ("recover", ["--recover", "stale"], "KVLOG_RECOVER", "catchup"),
     ("session_timeout_s", ["--session-timeout", "4.5"], "KVLOG_SESSION_TIMEOUT", "6"),
     ("demo", ["--demo", "0"], "KVLOG_DEMO", "1"),
+    ("retain_entries", ["--retain", "20"], "KVLOG_RETAIN", "30"),
+    ("log_bytes_max", ["--log-limit-mb", "1"], "KVLOG_LOG_LIMIT_MB", "2"),
+    ("request_window", ["--request-window", "100"], "KVLOG_REQUEST_WINDOW", "200"),
 ]
 
 

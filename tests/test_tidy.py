@@ -22,14 +22,26 @@ PARTS = {
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
     "memory_store": ADAPTER,
-    "lmdb_store": REAL,
-    "peers": REAL,
+    "store_dirs": {"errors"},
+    "lmdb_files": ADAPTER | {"store_dirs"},
+    "lmdb_copy": ADAPTER | {"lmdb_files"},
+    "lmdb_verify": ADAPTER | {"lmdb_files"},
+    "lmdb_store": REAL | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
+    "quarantine": ADAPTER | {"lmdb_verify", "store_dirs"},
+    "snapshot": {"errors", "core"},
+    "peers": REAL | {"snapshot", "store_dirs"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
-    "service": REAL | {"runtime", "peers"},  # forwards writes, which is no port: the core does not ask for it
-    "api": REAL | {"api", "service", "peers", "kvlog"},  # peers: what nodes say to each other over HTTP
-    "assembly": REAL | {"guard", "runtime", "service", "api", "lmdb_store", "peers", "zookeeper"},
+    # It forwards writes, which is no port: the core does not ask for it.
+    "service": REAL | {"runtime", "peers", "snapshot"},
+    # peers and snapshot: what nodes say to each other over HTTP.
+    "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
+    "assembly": REAL
+    | {"guard", "runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "lmdb_store", "lmdb_verify", "quarantine", "snapshot", "store_dirs"}
+    | {"zookeeper"},
+    "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
@@ -43,15 +55,26 @@ PARTS = {
 that has a line of its own here."""
 
 THIRD_PARTIES = {
-    "msgspec": {"core", "memory_store", "lmdb_store", "peers", "zookeeper", "api"},
+    "msgspec": {
+        "core",
+        "memory_store",
+        "lmdb_files",
+        "lmdb_store",
+        "quarantine",
+        "snapshot",
+        "peers",
+        "zookeeper",
+        "api",
+        "cli",
+    },
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
-    "lmdb": {"lmdb_store"},
+    "lmdb": {"lmdb_files", "lmdb_copy", "lmdb_verify", "lmdb_store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
     "werkzeug": {"api"},
     "granian": {"assembly"},
-    "urllib3": {"peers", "cluster"},
+    "urllib3": {"peers", "cluster", "cli"},
     "docker": {"ensemble"},
-    "rich": {"demo"},
+    "rich": {"demo", "cli"},
 }
 """Which parts may import which package of others."""
 
@@ -61,9 +84,10 @@ BANNED_IN_CORE = re.compile(
 )
 """The core is called and never calls: no I/O, no clock, no threads, no chance."""
 
-READS_ENVIRONMENT = {"server.py", "demo.py", "ensemble", "processes"}
+READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"}
 
 NOT_IMPORTED = {
+    "kvlog.__main__": "what `python -m kvlog` runs",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",

@@ -15,7 +15,8 @@ from kvlog.core.role import Role
 from kvlog.core.values import PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
 from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import REQUEST_ID_HEADER, Service, Write
+from kvlog.service import REQUEST_ID_HEADER, NoSnapshot, Service, Write
+from kvlog.snapshot import MEDIA_TYPE
 
 _pushes = msgspec.msgpack.Decoder(PushBody)
 _encoder = msgspec.msgpack.Encoder()
@@ -110,6 +111,13 @@ def _add_routes(app: Flask, service: Service) -> None:
     def settle(request_id: str) -> Response:
         request_id = parse.any_request_id(request_id)
         return _write(service, Settle(), request_id, f"/v1/requests/{request_id}", b"")
+
+    @app.get("/v1/snapshot")
+    def snapshot() -> Response:
+        result = service.snapshot(parse.min_index(_query()))
+        if isinstance(result, NoSnapshot):
+            return _respond(views.no_snapshot(result))
+        return Response(result, mimetype=MEDIA_TYPE, direct_passthrough=True)
 
 
 def _add_admin_routes(app: Flask, service: Service) -> None:

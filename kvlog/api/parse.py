@@ -16,6 +16,9 @@ from kvlog.errors import InvalidInput
 BODY_BYTES_MAX = 2 * 1024 * 1024
 """Upper bound of a request's body. The largest value takes up to six times its size as escaped JSON."""
 
+INDEX_DIGITS_MAX = 18
+"""An index of the log has fewer."""
+
 PARAMETERS_MAX = 16
 
 REASON_CHARACTERS_MAX = 500
@@ -115,6 +118,14 @@ def skip(body: bytes) -> tuple[int, str]:
         raise InvalidInput(f"the reason must be a text of 1 to {REASON_CHARACTERS_MAX} characters")
     _check_characters("reason", reason)
     return index, reason
+
+
+def min_index(query: str) -> int:
+    """The log index of ``GET /v1/snapshot?min_index=...`` that the copy has to reach; 0 if it is not given."""
+    text = parameters(query, "min_index").get("min_index", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > INDEX_DIGITS_MAX:
+        raise InvalidInput(f"min_index={text[:50]!r}: must be an index of the log, a whole number from 0")
+    return int(text)
 
 
 def update(body: bytes) -> Update:

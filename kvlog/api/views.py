@@ -22,7 +22,7 @@ from kvlog.core.values import (
     Settled,
     Unknown,
 )
-from kvlog.service import RETRY_HEADER, Read, Write
+from kvlog.service import RETRY_HEADER, NoSnapshot, Read, Write
 
 REPLAYED_HEADER = "Idempotent-Replayed"
 """In an answer that repeats the first one to a request with the same Idempotency-Key."""
@@ -121,6 +121,12 @@ def done(answer: Answer) -> View:
         return {"status": "refused", "error": answer.reason}, HTTPStatus.CONFLICT, {}
     running = "not done yet; GET /v1/status shows how far it has come"
     return {"status": "running", "result": running}, HTTPStatus.ACCEPTED, {}
+
+
+def no_snapshot(result: NoSnapshot) -> View:
+    """Why this node sends no copy of its store, and where it stands."""
+    body = {"error": result.reason, "applied_index": result.applied_index}
+    return body, HTTPStatus.CONFLICT, {}
 
 
 def status(settings: Settings, instance: str, found: Status) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The port Store, over each of its implementations."""
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,22 +11,65 @@ import lmdb
 import msgspec
 import pytest
 
-from kvlog.core.entry import NO_HASH
+from kvlog.core.entry import NO_HASH, LogEntry
 from kvlog.core.machine import Gap, Identity, Position, Record
 from kvlog.errors import InvariantViolation, StoreFailure
 from kvlog.lmdb_store import LmdbStore
-from kvlog.memory_store import MemoryStore
+from kvlog.memory_store import MemoryState, MemoryStore
 from tests.chain import Chain
+from tests.request_chain import RequestChain
 
 AnyStore = MemoryStore | LmdbStore
 IDENTITY = Identity("c1", 7)
 
 
+class MemoryWorld:
+    """Where stores without a disk take snapshots of each other."""
+
+    def __init__(self) -> None:
+        self.snapshots: dict[str, MemoryState] = {}
+        self.store = MemoryStore(self.snapshots)
+
+    def snapshot(self, entries: list[LogEntry], identity: Identity) -> str:
+        """A source to install from: another store, of this log, with these entries."""
+        other = MemoryStore()
+        other.adopt(identity)
+        other.apply(tuple(entries), fill=False)
+        self.snapshots["other"] = other.state
+        return "other"
+
+
+class LmdbWorld:
+    """The same on the disk."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.store = LmdbStore(data_dir / "store")
+
+    def snapshot(self, entries: list[LogEntry], identity: Identity) -> str:
+        """A source to install from: another store, of this log, with these entries."""
+        incoming = self.data_dir / "store.incoming"
+        with closing(LmdbStore(self.data_dir / "other")) as other:
+            other.adopt(identity)
+            other.apply(tuple(entries), fill=False)
+            incoming.mkdir()
+            (incoming / "data.mdb").write_bytes(b"".join(other.snapshot()))
+        shutil.rmtree(self.data_dir / "other")
+        return str(incoming)
+
+
 @pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStore]:
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryWorld | LmdbWorld]:
+    """Each implementation of the port, empty, and a way to snapshots."""
+    world = MemoryWorld() if request.param == "memory" else LmdbWorld(tmp_path)
+    with closing(world.store):
+        yield world
+
+
+@pytest.fixture
+def store(world: MemoryWorld | LmdbWorld) -> AnyStore:
     """Each implementation of the port, empty."""
-    with closing(MemoryStore() if request.param == "memory" else LmdbStore(tmp_path)) as made:
-        yield made
+    return world.store
 
 
 def chain_of(count: int) -> Chain:
@@ -84,7 +128,10 @@ def test_a_stale_store_that_is_filled_is_whole(store: AnyStore):
     chain = chain_of(30)
     store.apply(tuple(chain.entries[:5]), fill=False)
     skipped = store.skip_to(14)
-    assert skipped.gaps == (Gap(5, 14, chain.entries[4].hash),)
+    before = chain.entries[4]
+    assert skipped.gaps == (
+        Gap(5, 14, before.hash, revision=before.entry.last_revision, epoch=before.entry.epoch),
+    )
     assert skipped == store.position()
     store.apply(tuple(chain.entries[15:]), fill=False)
     store.apply(tuple(chain.entries[5:9]), fill=True)
@@ -157,6 +204,91 @@ def test_reads_see_matching_pairs_of_record_and_position(store: AnyStore):
     assert min(reads) > 0
 
 
+# --- remembered requests --------------------------------------------------------------------------------------
+
+
+def test_a_request_is_remembered_with_the_state_that_says_so(store: AnyStore):
+    """Committed or cancelled, at which revision; any other id is not there (M7)."""
+    chain = RequestChain(window=10)
+    store.adopt(chain.identity)
+    chain.request("r1", "k", "1")
+    chain.put("k", "2")
+    chain.cancel("запрос 2")
+    store.apply(tuple(chain.entries), fill=False)
+
+    assert chain.position == store.position()
+    assert (chain.requests["r1"], chain.position) == store.read_request("r1")
+    assert chain.requests["запрос 2"] == store.request("запрос 2")
+    assert (chain.requests["r1"].revision, chain.requests["запрос 2"].cancelled) == (1, True)
+    assert (None, chain.position) == store.read_request("r3")
+    assert store.request("r3") is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_requests_are_forgotten_behind_the_window(store: AnyStore, size: int):
+    """The last revisions' requests are there, in their order, and no other ones (M7, M4)."""
+    chain = RequestChain(window=5)
+    store.adopt(chain.identity)
+    for number in range(40):
+        if number % 3 == 0:
+            chain.put("k", str(number))
+        else:
+            chain.request(f"r{number % 20}", f"k{number}", "v")
+    for first in range(0, 40, size):
+        store.apply(tuple(chain.entries[first : first + size]), fill=False)
+
+    assert chain.position == store.position()
+    assert sorted(chain.requests.items(), key=lambda pair: pair[1].revision) == store.requests()
+    assert [outcome.revision for _, outcome in store.requests()] == [36, 38, 39]
+
+
+def test_requests_in_a_gap_are_remembered_when_it_is_filled(store: AnyStore):
+    """As if nothing had been missed; what has left the window meanwhile stays forgotten (M7)."""
+    chain = RequestChain(window=20)
+    store.adopt(chain.identity)
+    for number in range(30):
+        chain.request(f"r{number}", f"k{number % 4}", str(number))
+    store.apply(tuple(chain.entries[:5]), fill=False)
+    store.skip_to(24)
+    store.apply(tuple(chain.entries[25:]), fill=False)
+    store.apply(tuple(chain.entries[5:25]), fill=True)
+
+    assert chain.position == store.position()
+    assert sorted(chain.requests.items(), key=lambda pair: pair[1].revision) == store.requests()
+
+
+# --- durability and snapshots ---------------------------------------------------------------------------------
+
+
+def test_sync_says_what_would_survive(store: AnyStore):
+    """The position of everything that was applied before."""
+    chain = chain_of(6)
+    store.apply(tuple(chain.entries[:3]), fill=False)
+    first = store.sync()
+    store.apply(tuple(chain.entries[3:]), fill=False)
+
+    assert first.applied_index == 2
+    assert chain.position == store.sync() == store.position()
+
+
+def test_an_installed_snapshot_takes_the_stores_place(world: MemoryWorld | LmdbWorld):
+    """Records, requests and position are the other store's, and nothing of the former ones; it goes on."""
+    store = world.store
+    chain = RequestChain(window=100)
+    store.adopt(chain.identity)
+    for number in range(10):
+        chain.request(f"r{number}", f"k{number}", "v")
+    store.apply(tuple(chain.entries[:2]), fill=False)
+    store.skip_to(3)
+    position = store.install(world.snapshot(chain.entries[:8], chain.identity))
+
+    assert position == store.position() == store.sync()
+    assert (position.applied_index, position.gaps) == (7, ())
+    assert [f"k{number}" for number in range(8)] == [key for key, _ in store.items()]
+    assert [f"r{number}" for number in range(8)] == [request_id for request_id, _ in store.requests()]
+    assert chain.position == store.apply(tuple(chain.entries[8:]), fill=False)
+
+
 # --- LMDB only: what is on the disk ---------------------------------------------------------------------------
 
 
@@ -205,7 +337,7 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path):
     """It is not touched, and the sentence says what to do."""
     LmdbStore(tmp_path).close()
     rewrite(tmp_path, b"format", b"9")
-    with pytest.raises(StoreFailure, match="has format 9, this kvlog knows 1; run the version that wrote it"):
+    with pytest.raises(StoreFailure, match="has format 9, this kvlog knows 2; run the version that wrote it"):
         LmdbStore(tmp_path)
 
 

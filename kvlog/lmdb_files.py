@@ -1,0 +1,161 @@
+"""What is on the disk below LmdbStore: the tables of its file, and the bytes that they hold.
+
+Every value is sealed: four bytes of CRC-32 over the key and the body stand in front of the body, and every read
+checks them. The checksum finds what disks, memory and other programs do by accident; the key is part of it so that
+a value which has got under another key is found as well.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from kvlog.core.machine import Position, Record, Remembered
+from kvlog.errors import StoreDamaged, StoreFailure
+from kvlog.store_dirs import full_disk
+
+MAP_BYTES = 64 * 1024**3
+"""Upper bound of the store's size. It is address space, not disk or memory: the file grows as it is filled."""
+
+READERS_MAX = 512
+"""Threads that may read at a time; the server has far fewer."""
+
+FORMAT = 2
+
+TABLES = ("data", "tombstones", "meta", "requests", "revisions")
+
+POSITION = b"position"
+FORMAT_KEY = b"format"
+
+SEAL_BYTES = 4
+
+NOT_DAMAGE = (
+    lmdb.MapFullError,
+    lmdb.MapResizedError,
+    lmdb.DbsFullError,
+    lmdb.ReadersFullError,
+    lmdb.TlsFullError,
+    lmdb.TxnFullError,
+)
+"""LMDB's own errors (negative codes) that say nothing about what is on the disk."""
+
+positions = msgspec.msgpack.Decoder(Position)
+records = msgspec.msgpack.Decoder(Record)
+outcomes = msgspec.msgpack.Decoder(Remembered)
+encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """An open environment and its tables.
+
+    ``requests`` maps the id of a remembered request to its outcome, ``revisions`` the revision of that outcome
+    (eight bytes, so that the oldest one is first) to the id.
+
+    Nothing closes an environment that others may still read: each of its transactions holds a reference to it,
+    and the last one that goes closes it.
+    """
+
+    directory: Path
+    environment: lmdb.Environment
+    data: lmdb._Database
+    tombstones: lmdb._Database
+    meta: lmdb._Database
+    requests: lmdb._Database
+    revisions: lmdb._Database
+
+    def position(self, transaction: lmdb.Transaction[bytes]) -> Position:
+        """Where the store stands in the state that the transaction sees."""
+        data = transaction.get(POSITION, db=self.meta)
+        if data is None:
+            raise StoreDamaged(self.directory, "it says nothing of its position")
+        return positions.decode(self.unseal(POSITION, data))
+
+    def record(self, transaction: lmdb.Transaction[bytes], key: str) -> Record | None:
+        """The record of a key, or None."""
+        name = key.encode()
+        data = transaction.get(name, db=self.data)
+        return None if data is None else records.decode(self.unseal(name, data))
+
+    def outcome(self, transaction: lmdb.Transaction[bytes], request_id: bytes) -> Remembered | None:
+        """What became of a request, if it is remembered."""
+        data = transaction.get(request_id, db=self.requests)
+        return None if data is None else outcomes.decode(self.unseal(request_id, data))
+
+    def unseal(self, key: bytes, data: bytes) -> memoryview:
+        """The body of a stored value.
+
+        Raises:
+            StoreDamaged: it is not what was written under this key.
+        """
+        body = memoryview(data)[SEAL_BYTES:]
+        if int.from_bytes(data[:SEAL_BYTES], "big") != zlib.crc32(body, zlib.crc32(key)):
+            raise StoreDamaged(self.directory, f"what is kept under {key[:60]!r} is not what was written")
+        return body
+
+
+def seal(key: bytes, body: bytes) -> bytes:
+    """A value as it is stored under ``key``."""
+    return zlib.crc32(body, zlib.crc32(key)).to_bytes(SEAL_BYTES, "big") + body
+
+
+def open_files(directory: Path, *, create: bool) -> Files:
+    """Open the environment in a directory; without ``create`` only for reading, and it leaves no trace there.
+
+    Reading alone takes no part in LMDB's locking: nobody may write meanwhile.
+
+    Raises:
+        StoreFailure: it has another format.
+    """
+    if create:
+        directory.mkdir(parents=True, exist_ok=True)
+    environment = lmdb.open(
+        str(directory),
+        map_size=MAP_BYTES,
+        max_dbs=len(TABLES),
+        max_readers=READERS_MAX,
+        metasync=False,
+        readonly=not create,
+        create=create,
+        lock=create,
+    )
+    tables = {name: environment.open_db(name.encode(), create=create) for name in TABLES}
+    files = Files(directory, environment, **tables)
+    with environment.begin(write=create, db=files.meta) as transaction:
+        found = transaction.get(FORMAT_KEY)
+        if found is None and create:
+            transaction.put(FORMAT_KEY, str(FORMAT).encode())
+            transaction.put(POSITION, seal(POSITION, encoder.encode(Position())))
+        elif found is None:
+            raise StoreDamaged(directory, "it says nothing of its format")
+        elif found != str(FORMAT).encode():
+            raise StoreFailure(
+                f"the store in {directory} has format {found.decode(errors='replace')}, this kvlog knows "
+                f"{FORMAT}; run the version that wrote it, or move it away to start from the log"
+            )
+    return files
+
+
+@contextmanager
+def guarded(directory: Path) -> Iterator[None]:
+    """Turn every failure of LMDB or of the disk into StoreFailure.
+
+    After one, nothing may be concluded about what is on the disk: the process ends, and opening the store
+    again finds the last transaction that is there as a whole.
+    """
+    try:
+        yield
+    except lmdb.MapFullError as error:
+        raise StoreFailure(f"the store in {directory} has reached its limit of {MAP_BYTES >> 30} GiB") from error
+    except (lmdb.Error, OSError) as error:
+        if isinstance(error, lmdb.Error) and error.code < 0 and not isinstance(error, NOT_DAMAGE):
+            raise StoreDamaged(directory, str(error)) from error
+        raise StoreFailure(f"the store in {directory} failed: {error}{full_disk(directory)}") from error
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(directory, str(error)) from error
