@@ -44,7 +44,7 @@ class Conduct:
             retain_entries=settings.retain_entries,
             log_bytes_max=settings.log_bytes_max,
         )
-        self._skipping = Skipping(self._questions, settings.instance)
+        self._skipping = Skipping(self._questions, node_id=settings.node_id, instance=settings.instance)
         self._pushes = Pushes()
         self._parking = Parking(self._me)
         self._applied_when_asked = -1
@@ -70,6 +70,8 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
+            if self.role is Role.HALTED and self._skipping.needs_tail:
+                self._ask_tail(confirm=True)
             self._out += self._skipping.work() if self.role is Role.HALTED else self._read()
             self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()

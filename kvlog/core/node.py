@@ -78,6 +78,7 @@ class Node(Conduct):
             self._advance()
         except BadEntry as error:
             self._halt(error)
+            self._advance()
         return self._out
 
     # --- session, membership, candidacy -------------------------------------------------------------------
@@ -168,6 +169,7 @@ class Node(Conduct):
             raise self.cursor.bad
         if not event.confirmed:
             return
+        self._skipping.tail_confirmed(event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
@@ -270,7 +272,8 @@ class Node(Conduct):
 
     def _on_skip_requested(self, event: ev.SkipRequested) -> None:
         halted_at = self.halted.index if self.halted is not None else None
-        self._out += self._skipping.request(event, self.cursor, halted_at)
+        replicas = self.retention.replicas
+        self._out += self._skipping.request(event, self.cursor, halted_at, replicas, self._now)
 
     def _on_skip_written(self, event: ev.SkipWritten) -> None:
         self._questions.answered(do.WriteSkip)
