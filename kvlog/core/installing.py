@@ -25,6 +25,9 @@ About = SnapshotProgress | SnapshotFetched | SnapshotFailed
 RETRY_S = 1.0
 """Pause before a replica that gave no snapshot is asked again."""
 
+FRESH_S = 10.0
+"""For how long it counts that a replica has said that its store is too short as well."""
+
 SAY_S = 2.0
 """How often the progress is said."""
 
@@ -32,6 +35,7 @@ SAY_S = 2.0
 @dataclass(slots=True)
 class _Fetching:
     member: Member
+    first_index: int  # where the log began when it was asked
     since: float
     said_at: float
     received: int = 0
@@ -69,7 +73,7 @@ class Installing:
                 self._fetching = None
                 self._failed_at[event.node_id] = now
                 asked = (event.node_id, fetching.member.instance)
-                if event.applied_index is not None:
+                if event.applied_index is not None and event.applied_index + 1 < fetching.first_index:
                     self._too_short[asked] = event.applied_index
                 else:
                     self._too_short.pop(asked, None)
@@ -84,12 +88,12 @@ class Installing:
             return self._install(self._fetched, cursor)
         if self._fetching is not None or not cursor.trimmed:
             return []
-        if self._hopeless(cursor, members, replicas):
+        if self._hopeless(members, replicas, now):
             return [Exit(WrongLog.exit_code, all_lost(cursor.first_index, self._too_short))]
         member = self._best(members, replicas, leader, now)
         if member is None:
             return []
-        self._fetching = _Fetching(member, now, now)
+        self._fetching = _Fetching(member, cursor.first_index, now, now)
         note = Note(
             f"the log begins at entry {cursor.first_index}, and this store needs what was before: copying the "
             f"store of {member.node_id}"
@@ -152,14 +156,16 @@ class Installing:
             default=None,
         )
 
-    def _hopeless(self, cursor: Cursor, members: tuple[Member, ...], replicas: tuple[Replica, ...]) -> bool:
+    def _hopeless(self, members: tuple[Member, ...], replicas: tuple[Replica, ...], now: float) -> bool:
         up = {member.node_id: member.instance for member in members}
         registered = {replica.node_id for replica in replicas}
         others = (registered | set(up)) - {self._node_id}
         known = self._node_id in up and self._node_id in registered  # both lists have been read
         return known and all(
             node_id in up
-            and self._too_short.get((node_id, up[node_id]), cursor.first_index) + 1 < cursor.first_index
+            and (node_id, up[node_id]) in self._too_short
+            # Its only way on is a copy of another one's, so what it has said lately is still so.
+            and now - self._failed_at[node_id] <= FRESH_S
             for node_id in others
         )
 
