@@ -29,8 +29,9 @@ MARK_S = 2.0
 """How often a replica at most makes its store durable for the mark and publishes it: a small write to ZooKeeper,
 and one fdatasync."""
 
-ENTRY_OVERHEAD_BYTES = 600
-"""What an entry costs ZooKeeper's heap beyond its bytes: its znode, stat, path and places in maps."""
+ENTRY_OVERHEAD_BYTES = 400
+"""What an entry costs ZooKeeper's heap beyond its bytes. Measured: 355 (live heap before and after 60,000 entries,
+ZooKeeper 3.8.0)."""
 
 REMOVALS_MAX = 16
 """Requests to remove a replica that may wait at a time."""
