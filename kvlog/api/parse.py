@@ -25,6 +25,9 @@ REASON_CHARACTERS_MAX = 500
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
 
+_DOT_SEGMENTS = (".", "..")
+"""What clients remove from a path before they send it (RFC 3986, 5.2.4)."""
+
 
 def parameters(query: str, *names: str) -> dict[str, str]:
     """The query's parameters, each of ``names`` at most once and nothing else.
@@ -102,6 +105,10 @@ def _known_characters(what: str, text: str) -> str:
         raise InvalidInput(
             f"{what} {text[:50]!r}: must be 1 to {REQUEST_ID_BYTES_MAX} of the characters "
             "A-Z a-z 0-9 . _ : @ = + -"
+        )
+    if text in _DOT_SEGMENTS:
+        raise InvalidInput(
+            f"{what} {text!r}: means a step within a path, so that nobody could ask for it; take another"
         )
     return text
 

@@ -100,6 +100,17 @@ def test_an_idempotency_key_that_is_given_twice_is_refused(unchanged: ClusterNod
     assert unchanged.remembered("twice-1").status == 404
 
 
+@pytest.mark.parametrize("dots", ["..", "."])
+def test_an_id_that_is_a_step_in_a_path_is_refused(unchanged: ClusterNode, dots: str):
+    """400: nobody could ask for it, because clients take /v1/requests/.. for /v1/."""
+    said = post(unchanged, b"/update", BODY, b"Idempotency-Key: " + dots.encode())
+
+    assert refused(said, 400, "Idempotency-Key")
+    for target in (dots, quote(dots).replace(".", "%2E")):
+        for method in (b"GET", b"DELETE"):
+            assert get(unchanged, f"/v1/requests/{target}".encode(), method).status in (400, 404)
+
+
 def test_a_quoted_idempotency_key_is_the_same_as_the_bare_one(node: ClusterNode):
     """The IETF's draft has it in quotes; 128 characters, all that there may be among them."""
     longest = "azAZ09._:@=+-".ljust(128, "x")
