@@ -113,6 +113,18 @@ def _known_characters(what: str, text: str) -> str:
     return text
 
 
+def nothing(what: str, query: str, body: bytes) -> None:
+    """A request that is told by its path alone, so that parameters or a body can only be a mistake."""
+    parameters(query)
+    no_body(what, body)
+
+
+def no_body(what: str, body: bytes) -> None:
+    """A request that takes parameters at most."""
+    if body:
+        raise InvalidInput(f"{what} takes no body: its path says it all")
+
+
 def skip(body: bytes) -> tuple[int, str]:
     """Index and reason of ``POST /v1/admin/log/skip``."""
     found = json_object(body)

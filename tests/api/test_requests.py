@@ -181,6 +181,13 @@ def test_unknown_parameters_are_refused(unchanged: ClusterNode, method: bytes, q
     assert unchanged.remembered("unknown").status == 404
 
 
+@pytest.mark.parametrize("body", [b"{}", b" ", BODY])
+def test_settling_takes_no_body(unchanged: ClusterNode, body: bytes):
+    """400: who sends one means something else; nothing is cancelled."""
+    assert refused(delete(unchanged, b"/v1/requests/unknown", body), 400, "takes no body")
+    assert unchanged.remembered("unknown").status == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -248,6 +255,23 @@ def test_a_node_that_has_not_halted_skips_nothing(unchanged: ClusterNode):
 
     assert said.status == 409
     assert said.body == {"status": "refused", "error": "this node has not halted: it needs no skip"}
+
+
+@pytest.mark.parametrize("path", ["/v1/admin/log/skip", "/v1/admin/replicas/gone/remove", "/v1/admin/catchup"])
+def test_operators_requests_take_no_parameters(unchanged: ClusterNode, path: str):
+    """400: what is asked for would not be what is done."""
+    body = b'{"index":1,"reason":"because"}' if path.endswith("skip") else b""
+
+    for query in ("force=1", "dry_run=true", "%ff"):
+        said = post(unchanged, f"{path}?{query}".encode(), body)
+        assert refused(said, 400, "unknown parameter" if query != "%ff" else "not UTF-8")
+
+
+@pytest.mark.parametrize("path", [b"/v1/admin/replicas/gone/remove", b"/v1/admin/catchup"])
+@pytest.mark.parametrize("body", [b"{}", b"gone", b" "])
+def test_removing_and_catching_up_take_no_body(unchanged: ClusterNode, path: bytes, body: bytes):
+    """400: who sends one means something else."""
+    assert refused(post(unchanged, path, body), 400, "takes no body")
 
 
 @pytest.mark.parametrize("name", ["gone", "a b", "ключ", "a" * 1_000, "..a"])
