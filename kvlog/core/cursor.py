@@ -140,13 +140,16 @@ class Cursor:
     def _take_fill(self, entries: tuple[bytes, ...]) -> None:
         gap = self.position.gaps[0]
         items = []
-        last_hash = gap.prev_hash
+        last_hash, revision = gap.prev_hash, gap.revision
         for index, data in enumerate(entries, start=gap.first):
             item = self._verified(index, data, last_hash)
+            first = item.entry.first_revision
+            if first <= revision or (item.entry.skip is None and first != revision + 1):
+                raise BadEntry(index, f"starts at revision {first}, but {revision} was the last")
             if index == gap.last and gap.last_hash and item.hash != gap.last_hash:
                 raise BadEntry(index, f"has hash {item.hash}, but the next is chained to {gap.last_hash}")
             items.append(item)
-            last_hash = item.hash
+            last_hash, revision = item.hash, item.entry.last_revision
         self._fill = tuple(items)
 
     @staticmethod
