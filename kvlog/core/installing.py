@@ -101,7 +101,9 @@ class Installing:
         if fetching is not None and mine not in (None, fetched.position.identity):
             self._fetching = self._fetched = None
             self._failed_at[fetching.member.node_id] = now
-            return [Note(f"no snapshot from {fetching.member.node_id}: what it sent is a store of another cluster")]
+            return [
+                Note(f"no snapshot from {fetching.member.node_id}: what it sent is a store of another cluster")
+            ]
         ahead = fetched.position.applied_index - cursor.position.applied_index
         if fetching is None or ahead < 0 or (ahead == 0 and not cursor.position.gaps):
             self._fetching = self._fetched = None
