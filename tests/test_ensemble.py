@@ -135,9 +135,7 @@ def test_a_server_without_a_quorum_is_up_but_serves_nobody(ensemble: LocalEnsemb
     first.kill()
     second.kill()
     try:
-        assert wait_until(
-            lambda: "without a quorum" in str(why_not_serving("127.0.0.1", third.client_port)), 20
-        )
+        assert wait_until(lambda: "without a quorum" in str(why_not_serving("127.0.0.1", third.client_port)), 20)
         with pytest.raises(EnsembleError, match="without a quorum"):
             GivenEnsemble(ensemble.hosts).start()
     finally:
@@ -187,9 +185,7 @@ def test_a_server_that_can_not_start_is_an_error_with_its_log(
     assert "often" in str(raised.value)
 
 
-def test_given_servers_are_used_when_one_of_them_serves(
-    ensemble: LocalEnsemble, keeper: ProcessKeeper
-) -> None:
+def test_given_servers_are_used_when_one_of_them_serves(ensemble: LocalEnsemble, keeper: ProcessKeeper) -> None:
     (closed,) = free_ports(1)
     hosts = f"127.0.0.1:{closed},{ensemble.hosts}/a/root"
     with find_ensemble(keeper, hosts=hosts, kind="auto", say=print) as given:
@@ -245,9 +241,7 @@ def test_a_zookeeper_home_without_zookeeper_is_named(monkeypatch: pytest.MonkeyP
     assert str(tmp_path) in str(LocalEnsemble.why_not())
 
 
-def test_an_unpacked_release_is_found_by_zookeeper_home(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_unpacked_release_is_found_by_zookeeper_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kvlog.ensemble.local, "_java", lambda: sys.executable)
     monkeypatch.setenv("ZOOKEEPER_HOME", str(tmp_path))
     (tmp_path / "lib").mkdir()
@@ -289,9 +283,7 @@ def test_docker_alone_does_not_fall_back(no_docker: None, keeper: ProcessKeeper)
     assert "Java" not in str(raised.value)
 
 
-def test_containers_serve_and_leave_nothing_behind(
-    engine: docker.DockerClient, keeper: ProcessKeeper
-) -> None:
+def test_containers_serve_and_leave_nothing_behind(engine: docker.DockerClient, keeper: ProcessKeeper) -> None:
     with find_ensemble(keeper, hosts=None, kind="docker", say=print) as found:
         with session(found.hosts) as client:
             assert client.exists("/zookeeper")

@@ -152,9 +152,7 @@ def test_a_log_is_appended_to_and_its_tail_is_short(own: ProcessKeeper) -> None:
 def test_arguments_environment_and_directory_arrive_as_given(own: ProcessKeeper, tmp_path: Path) -> None:
     code = "import os, sys; print(sys.argv[1:], os.environ['WORD'], os.getcwd())"
     argv = [sys.executable, "-c", code, "a b", "$HOME", "'", ""]
-    child = own.start(
-        argv, name="echo", log=own.directory / "log", env=os.environ | {"WORD": "x"}, cwd=tmp_path
-    )
+    child = own.start(argv, name="echo", log=own.directory / "log", env=os.environ | {"WORD": "x"}, cwd=tmp_path)
     assert child.wait(10) == 0
     assert child.log_tail() == f"{argv[3:]} x {tmp_path}"
 

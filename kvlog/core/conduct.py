@@ -44,7 +44,7 @@ class Conduct:
             retain_entries=settings.retain_entries,
             log_bytes_max=settings.log_bytes_max,
         )
-        self._skipping = Skipping(self._questions, settings.instance)
+        self._skipping = Skipping(self._questions, node_id=settings.node_id, instance=settings.instance)
         self._pushes = Pushes()
         self._parking = Parking(self._me)
         self._applied_when_asked = -1
@@ -70,6 +70,8 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
+            if self.role is Role.HALTED and self._skipping.needs_tail:
+                self._ask_tail(confirm=True)
             self._out += self._skipping.work() if self.role is Role.HALTED else self._read()
             self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
@@ -181,7 +183,10 @@ class Conduct:
         self._out += replies
         full = self.retention.why_full(self.cursor) if here else ""
         for write in here:
-            self._out += [do.Reply(write.token, Refused(full))] if full else self.leadership.writer.submit(write)
+            refused = full and not self.leadership.writer.knows(write)
+            self._out += (
+                [do.Reply(write.token, Refused(full))] if refused else self.leadership.writer.submit(write)
+            )
 
     # --- roles --------------------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@ About = SnapshotProgress | SnapshotFetched | SnapshotFailed
 RETRY_S = 1.0
 """Pause before a replica that gave no snapshot is asked again."""
 
+FRESH_S = 10.0
+"""For how long it counts that a replica has said that its store is too short as well."""
+
 SAY_S = 2.0
 """How often the progress is said."""
 
@@ -33,6 +36,7 @@ SAY_S = 2.0
 @dataclass(slots=True)
 class _Fetching:
     member: Member
+    first_index: int  # where the log began when it was asked
     since: float
     said_at: float
     received: int = 0
@@ -48,7 +52,8 @@ class Installing:
         self._fetched: SnapshotFetched | None = None
         self._installing: tuple[Position, str, float] | None = None
         self._failed_at: dict[str, float] = {}
-        self._too_short: dict[str, int] = {}  # by node: where its store ends, which is before the log begins
+        # By node and instance: where its store ends, which is before the log begins.
+        self._too_short: dict[tuple[str, str], int] = {}
         self.last: dict[str, object] | None = None
 
     def handle(self, event: About, now: float) -> list[Effect]:
@@ -64,14 +69,15 @@ class Installing:
                     return [Note(f"snapshot from {fetching.member.node_id}: {_share(fetching)}")]
             case SnapshotFetched():
                 self._fetched = event
-                self._too_short.pop(fetching.member.node_id, None)
+                self._too_short.pop((fetching.member.node_id, fetching.member.instance), None)
             case SnapshotFailed():
                 self._fetching = None
                 self._failed_at[event.node_id] = now
-                if event.applied_index is not None:
-                    self._too_short[event.node_id] = event.applied_index
+                asked = (event.node_id, fetching.member.instance)
+                if event.applied_index is not None and event.applied_index + 1 < fetching.first_index:
+                    self._too_short[asked] = event.applied_index
                 else:
-                    self._too_short.pop(event.node_id, None)
+                    self._too_short.pop(asked, None)
                 return [Note(f"no snapshot from {event.node_id}: {event.reason}")]
         return []
 
@@ -83,12 +89,12 @@ class Installing:
             return self._install(self._fetched, cursor, now)
         if self._fetching is not None or not cursor.trimmed:
             return []
-        if self._hopeless(cursor, members, replicas):
+        if self._hopeless(members, replicas, now):
             return [Exit(WrongLog.exit_code, all_lost(cursor.first_index, self._too_short))]
         member = self._best(members, replicas, leader, now)
         if member is None:
             return []
-        self._fetching = _Fetching(member, now, now)
+        self._fetching = _Fetching(member, cursor.first_index, now, now)
         note = Note(
             f"the log begins at entry {cursor.first_index}, and this store needs what was before: copying the "
             f"store of {member.node_id}"
@@ -158,13 +164,16 @@ class Installing:
             default=None,
         )
 
-    def _hopeless(self, cursor: Cursor, members: tuple[Member, ...], replicas: tuple[Replica, ...]) -> bool:
-        up = {member.node_id for member in members}
+    def _hopeless(self, members: tuple[Member, ...], replicas: tuple[Replica, ...], now: float) -> bool:
+        up = {member.node_id: member.instance for member in members}
         registered = {replica.node_id for replica in replicas}
-        others = (registered | up) - {self._node_id}
+        others = (registered | set(up)) - {self._node_id}
         known = self._node_id in up and self._node_id in registered  # both lists have been read
         return known and all(
-            node_id in up and self._too_short.get(node_id, cursor.first_index) + 1 < cursor.first_index
+            node_id in up
+            and (node_id, up[node_id]) in self._too_short
+            # Its only way on is a copy of another one's, so what it has said lately is still so.
+            and now - self._failed_at[node_id] <= FRESH_S
             for node_id in others
         )
 
@@ -183,9 +192,10 @@ class Installing:
         return report
 
 
-def all_lost(first_index: int, others: dict[str, int]) -> str:
+def all_lost(first_index: int, others: dict[tuple[str, str], int]) -> str:
     """Why nobody can go on, and what to do."""
-    stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(others.items()))
+    ends = {node_id: index for (node_id, _), index in others.items()}
+    stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(ends.items()))
     return (
         f"the log begins at entry {first_index}: what was before it has been trimmed, and no store holds it any "
         f"more (this one is behind it{stores}): the data before that entry is lost; nothing was touched; if a "
