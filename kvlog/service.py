@@ -17,6 +17,7 @@ from kvlog.core.machine import Command, Position, Record, Remembered
 from kvlog.core.status import Status
 from kvlog.core.values import Ack, Answer, Outcome, PushAnswer, PushBody, Redirect, Refused, Unknown
 from kvlog.errors import InvariantViolation, Unavailable
+from kvlog.failpoints import hit
 from kvlog.peers import Forwarded, HttpPeers, NoAnswer, NotSent
 from kvlog.ports import Clock, Store
 from kvlog.runtime import Freshness, Runtime
@@ -327,7 +328,7 @@ class Service:
             created_ms=self._clock.wall_ms(),
             node_id=self.settings.node_id,
         )
-        return SnapshotStream(encode(header, copy), copy, self._streams.release)
+        return SnapshotStream(_one_by_one(encode(header, copy)), copy, self._streams.release)
 
     def catch_up(self) -> Answer:
         """Fill in what a stale store has missed; waits until that is done."""
@@ -340,6 +341,14 @@ class Service:
     def skip(self, index: int, reason: str) -> Answer:
         """Have the entry skipped at which this node has halted; waits until it has gone on."""
         return self._runtime.ask(lambda token: ev.SkipRequested(token, index, reason), OPERATOR_S)
+
+
+def _one_by_one(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The parts of a snapshot, with a failpoint between each two."""
+    for number, part in enumerate(parts):
+        if number:
+            hit("mid_snapshot")
+        yield part
 
 
 def _says_refused(result: Outcome | Forwarded) -> bool:

@@ -3,7 +3,8 @@
 Invariants (tests cite the numbers):
 
 I1  One copy is fetched at a time; the own store stays as it is until a whole, verified one is there.
-I2  A copy that is behind the own store is never put in its place; a store with gaps stands still meanwhile.
+I2  A copy that is behind the own store, or of another log, is never put in its place; a store with gaps stands
+    still meanwhile.
 I3  That the state is lost for good is said only when every registered replica is up and has said that its store
     does not reach the log's beginning either.
 """
@@ -85,7 +86,7 @@ class Installing:
     ) -> list[Effect]:
         """Fetch a copy if one is needed, and install it once it is there (I1)."""
         if self._fetched is not None:
-            return self._install(self._fetched, cursor)
+            return self._install(self._fetched, cursor, now)
         if self._fetching is not None or not cursor.trimmed:
             return []
         if self._hopeless(members, replicas, now):
@@ -100,8 +101,15 @@ class Installing:
         )
         return [note, FetchSnapshot(member, max(cursor.first_index - 1, cursor.position.applied_index))]
 
-    def _install(self, fetched: SnapshotFetched, cursor: Cursor) -> list[Effect]:
+    def _install(self, fetched: SnapshotFetched, cursor: Cursor, now: float) -> list[Effect]:
         fetching = self._fetching
+        mine = cursor.position.identity
+        if fetching is not None and mine not in (None, fetched.position.identity):
+            self._fetching = self._fetched = None
+            self._failed_at[fetching.member.node_id] = now
+            return [
+                Note(f"no snapshot from {fetching.member.node_id}: what it sent is a store of another cluster")
+            ]
         ahead = fetched.position.applied_index - cursor.position.applied_index
         if fetching is None or ahead < 0 or (ahead == 0 and not cursor.position.gaps):
             self._fetching = self._fetched = None
