@@ -6,6 +6,8 @@ import shutil
 import signal
 from collections.abc import Callable
 
+import pytest
+
 from kvlog.cluster import Cluster, ClusterNode, server_command
 from kvlog.processes import wait_until
 
@@ -124,8 +126,11 @@ def test_trimming_goes_on_where_a_killed_leader_left_it(make_cluster: Callable[.
     ledger.check_all(cluster)
 
 
-def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster]):
-    """R4: stopped right before it trims, until another one leads: ZooKeeper refuses what it does then.
+@pytest.mark.parametrize("how", ["stopped", "deposed"])
+def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster], how: str):
+    """R4: held up right before it trims, until another one leads: what it does then comes to nothing.
+
+    Stopped (SIGSTOP), its session is over; deposed, it has a session still, and ZooKeeper refuses the trim.
 
     The others keep everything, so that whatever is missing afterwards was trimmed by the former leader.
     """
@@ -141,8 +146,11 @@ def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster]):
     while "failpoint before_trim" not in former.log.read_text():
         ledger.write(former)
 
-    former.pause()
     with Log(cluster) as log:
+        if how == "stopped":
+            former.pause()
+        else:
+            log.depose(former)
         assert wait_until(lambda: leads_another(cluster, former), WAIT_S)
         former.resume()
         cluster.wait_until_settled()
