@@ -140,6 +140,13 @@ class Log:
         data, _ = self._client.get(f"{self._root}/replicas/{node.address}")
         return int(msgspec.json.decode(data)["durable_index"])
 
+    def depose(self, node: ClusterNode) -> None:
+        """Delete a node's candidate, as another one does that takes it for dead."""
+        path = f"{self._root}/election"
+        for name in self._client.get_children(path):
+            if name.startswith(f"{node.address}_"):
+                self._client.delete(f"{path}/{name}")
+
 
 def mark(leader: ClusterNode, node: ClusterNode) -> dict:
     """What the leader knows of a replica; empty if it does not count on it."""

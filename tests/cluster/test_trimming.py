@@ -6,7 +6,9 @@ import shutil
 import signal
 from collections.abc import Callable
 
-from kvlog.cluster import Cluster, ClusterNode
+import pytest
+
+from kvlog.cluster import Cluster, ClusterNode, server_command
 from kvlog.processes import wait_until
 
 from .ledger import (
@@ -52,10 +54,9 @@ def test_the_log_in_zookeeper_stays_as_long_as_is_asked_for(make_cluster: Callab
 
 def test_only_whole_stores_license_trimming(make_cluster: Callable[..., Cluster]):
     """R2, R3: not a node that is down, nor a stale one, nor an empty one; a replica less lets it go on."""
-    cluster = make_cluster(command=small_segments("--retain", "0"), session_timeout_s=4)
+    cluster = make_cluster(command=small_segments("--retain", "0"), session_timeout_s=2)
     leader, ledger = cluster.start(), Ledger()
     first, second = others(cluster, leader)
-    fill_until_trimmed(ledger, leader, 0)
 
     second.kill()  # two of three hold what is written now
     fill_until_trimmed(ledger, leader, leader.status()["tail_index"])
@@ -91,7 +92,7 @@ def test_only_whole_stores_license_trimming(make_cluster: Callable[..., Cluster]
 
 def stays_at(leader: ClusterNode, ledger: Ledger, held: int) -> None:
     """More is written, and held by the leader alone: nothing is trimmed of what only it holds."""
-    ledger.fill(leader, 2 * SEGMENT)
+    ledger.fill(leader, SEGMENT + 5)
     wait_until_held(leader, leader)
     assert first_index(leader) <= held + 1
     assert leader.status()["log"]["held_by_majority"] <= held
@@ -125,8 +126,11 @@ def test_trimming_goes_on_where_a_killed_leader_left_it(make_cluster: Callable[.
     ledger.check_all(cluster)
 
 
-def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster]):
-    """R4: stopped right before it trims, until another one leads: ZooKeeper refuses what it does then.
+@pytest.mark.parametrize("how", ["stopped", "deposed"])
+def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster], how: str):
+    """R4: held up right before it trims, until another one leads: what it does then comes to nothing.
+
+    Stopped (SIGSTOP), its session is over; deposed, it has a session still, and ZooKeeper refuses the trim.
 
     The others keep everything, so that whatever is missing afterwards was trimmed by the former leader.
     """
@@ -142,8 +146,11 @@ def test_a_former_leader_trims_nothing(make_cluster: Callable[..., Cluster]):
     while "failpoint before_trim" not in former.log.read_text():
         ledger.write(former)
 
-    former.pause()
     with Log(cluster) as log:
+        if how == "stopped":
+            former.pause()
+        else:
+            log.depose(former)
         assert wait_until(lambda: leads_another(cluster, former), WAIT_S)
         former.resume()
         cluster.wait_until_settled()
@@ -177,10 +184,10 @@ def test_a_full_log_refuses_writes_until_it_can_be_trimmed(make_cluster: Callabl
     assert int(refused.headers["retry-after"]) >= 1
     for words in (
         "the log takes 1 MiB of ZooKeeper's memory, the limit is 1",
-        "held by a majority of the 3 replicas",
-        first.address,
-        second.address,
-        "start them, or, if one is gone for good, POST /v1/admin/replicas/<id>/remove",
+        "a majority of the replicas holds those up to ",
+        f"{first.address} (whole) up to ",
+        f"{second.address} (whole) up to ",
+        "start those that are behind, or, if one is gone for good, POST /v1/admin/replicas/<id>/remove",
     ):
         assert words in refused.body["error"]
     ledger.check(leader)
@@ -194,4 +201,16 @@ def test_a_full_log_refuses_writes_until_it_can_be_trimmed(make_cluster: Callabl
     second.start()
     cluster.wait_for_agreement()
     assert second.read("refused").body["value"] == ""
+    ledger.check_all(cluster)
+
+
+def test_a_log_of_large_entries_never_fills_up_while_all_nodes_hold_it(make_cluster: Callable[..., Cluster]):
+    """R3: with segments of 1,000, three times --log-limit-mb goes into the first one; it is trimmed within."""
+    cluster = make_cluster(command=lambda number: [*server_command(number), "--log-limit-mb", "1"])
+    leader, ledger = cluster.start(), Ledger()
+
+    while len(ledger.acknowledged) < 24:
+        assert wait_until(lambda: ledger.write(leader, size=128_000) == "committed", WAIT_S), leader.status()
+
+    assert 0 < first_index(leader) < leader.status()["tail_index"] < 1_000
     ledger.check_all(cluster)
