@@ -9,6 +9,7 @@ from __future__ import annotations
 from kvlog.core import effects as do
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
+from kvlog.core.events import TailRead
 from kvlog.core.installing import Installing
 from kvlog.core.leadership import Leadership
 from kvlog.core.machine import Position, View
@@ -231,9 +232,11 @@ class Conduct:
         if self.role is not Role.HALTED:
             self._become(Input.HALT, str(error))
 
-    def _resume(self, index: int) -> None:
-        """The entry at which this node has halted is skipped."""
-        self.halted = None
-        self.cursor.resume()
-        self._out += self._skipping.resumed(index)
-        self._become(Input.RESUMED)
+    def _resume_behind(self, index: int, log: TailRead) -> None:
+        """Go on if the entry at which this node has halted is skipped, or is not in the log any more."""
+        if index in log.skips or index < log.first_index:
+            self.halted = None
+            self.cursor.resume()
+            how = "was skipped" if index in log.skips else "has been trimmed"
+            self._out += self._skipping.resumed(index, how)
+            self._become(Input.RESUMED)

@@ -163,8 +163,8 @@ class Node(Conduct):
             event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
         )
         self.retention.log_begins(event.first_index, event.first_bytes)
-        if self.role is Role.HALTED and self.halted is not None and self.halted.index in event.skips:
-            self._resume(self.halted.index)
+        if self.role is Role.HALTED and self.halted is not None:
+            self._resume_behind(self.halted.index, event)
         if self.cursor.bad is not None and self.halted is None:
             raise self.cursor.bad
         if not event.confirmed:

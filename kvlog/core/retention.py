@@ -143,6 +143,7 @@ class Retention:
 
     def _removed(self, node_id: str) -> list[Effect]:
         text = f"{node_id} is not counted on any more"
+        self.replicas = tuple(replica for replica in self.replicas if replica.node_id != node_id)
         done = [token for token, removed in self._removals if removed == node_id]
         self._removals = [pair for pair in self._removals if pair[1] != node_id]
         return [Note(text), *(Reply(token, Done(text)) for token in done), *self.refresh()]

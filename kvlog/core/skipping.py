@@ -128,12 +128,12 @@ class Skipping:
         )
         self._skip = WriteSkip(wanted.index, encode_entry(entry))
 
-    def resumed(self, index: int) -> list[Effect]:
-        """The skip has been seen in the log: this node goes on behind it."""
+    def resumed(self, index: int, how: str) -> list[Effect]:
+        """The bad entry is out of the way: this node goes on behind it."""
         waiting, self._waiting = self._waiting, []
         self._wanted = self._skip = None
         self.written = False
-        text = f"goes on behind entry {index}, which was skipped"
+        text = f"goes on behind entry {index}, which {how}"
         return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
 
 

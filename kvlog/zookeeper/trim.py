@@ -138,7 +138,7 @@ class Trimmer:
         if isinstance(results[0], NoNodeError):
             raise _Refused  # fenced off: whoever leads now will trim
         failure = failure_in(results)
-        if isinstance(failure, BadVersionError):
-            raise _Refused  # a mark, or the beginning, has been changed meanwhile: it is read again
+        if isinstance(failure, BadVersionError | NoNodeError):
+            raise _Refused  # a mark, or the beginning, has been changed meanwhile: all of it is read again
         if failure is not None:
             raise _Refused(f"{what} was refused: {failure!r}")
