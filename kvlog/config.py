@@ -76,17 +76,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     port = _number("--port", given.port, 1, PORT_MAX)
     if port != int(port):
         raise SettingsError(f"--port {given.port}: must be a whole number")
-    if not given.zk:
-        raise SettingsError(
-            "--zk is missing: say where ZooKeeper is, as --zk HOST:PORT[,HOST:PORT...] or KVLOG_ZK; "
-            "`docker compose up -d zk1 zk2 zk3` starts one on 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183"
-        )
-    for server in given.zk.split(","):
-        _address("--zk", server)
-    if not _ROOT.fullmatch(given.root):
-        raise SettingsError(
-            f"--root {given.root!r}: must look like /kvlog or /teams/kvlog, without a slash at the end"
-        )
+    check_zookeeper(given.zk, given.root)
     if given.recover not in ("catchup", "stale"):
         raise SettingsError(f"--recover {given.recover!r}: must be catchup or stale")
     advertise = given.advertise
@@ -123,6 +113,23 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         demo=demo,
         failpoint=given.failpoint,
     )
+
+
+def check_zookeeper(zk: str, root: str) -> None:
+    """Refuse settings that cannot say where a cluster's log is.
+
+    Raises:
+        SettingsError: ``zk`` is missing or no list of servers, or ``root`` no path of a znode.
+    """
+    if not zk:
+        raise SettingsError(
+            "--zk is missing: say where ZooKeeper is, as --zk HOST:PORT[,HOST:PORT...] or KVLOG_ZK; "
+            "`docker compose up -d zk1 zk2 zk3` starts one on 127.0.0.1:2181,127.0.0.1:2182,127.0.0.1:2183"
+        )
+    for server in zk.split(","):
+        _address("--zk", server)
+    if not _ROOT.fullmatch(root):
+        raise SettingsError(f"--root {root!r}: must look like /kvlog or /teams/kvlog, without a slash at the end")
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:

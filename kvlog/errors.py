@@ -7,9 +7,10 @@
     ├── WrongLog              this store and this ZooKeeper do not belong together; exit code 4
     ├── BadEntry              an entry of the log cannot be applied by anybody: every replica halts there
     ├── StoreFailure          the local store failed to read or write; exit code 5
-    ├── Stuck                 a part of the process has stopped working; exit code 6
     │   └── StoreDamaged      what is on the disk is not what was written; exit code 5
+    ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
+    ├── CommandFailed         an operator's command cannot do what it was asked to
     ├── Unavailable           the other side did not answer in time, or not at all
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
@@ -72,6 +73,10 @@ class StoreDamaged(StoreFailure):
 
 class BadSnapshot(KvlogError):
     """A copy of a store that cannot be used: cut off, damaged, or of a format that is not known."""
+
+
+class CommandFailed(KvlogError):
+    """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
 
 
 class Unavailable(KvlogError):

@@ -39,6 +39,9 @@ PARTS = {
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "assembly": REAL
     | {"guard", "runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "lmdb_store", "lmdb_verify", "quarantine", "snapshot", "store_dirs"}
+    | {"zookeeper"},
+    "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
@@ -62,15 +65,16 @@ THIRD_PARTIES = {
         "peers",
         "zookeeper",
         "api",
+        "cli",
     },
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"lmdb_files", "lmdb_copy", "lmdb_verify", "lmdb_store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
     "werkzeug": {"api"},
     "granian": {"assembly"},
-    "urllib3": {"peers", "cluster"},
+    "urllib3": {"peers", "cluster", "cli"},
     "docker": {"ensemble"},
-    "rich": {"demo"},
+    "rich": {"demo", "cli"},
 }
 """Which parts may import which package of others."""
 
@@ -80,9 +84,10 @@ BANNED_IN_CORE = re.compile(
 )
 """The core is called and never calls: no I/O, no clock, no threads, no chance."""
 
-READS_ENVIRONMENT = {"server.py", "demo.py", "ensemble", "processes"}
+READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"}
 
 NOT_IMPORTED = {
+    "kvlog.__main__": "what `python -m kvlog` runs",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
