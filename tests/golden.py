@@ -25,14 +25,28 @@ import os
 import shlex
 from pathlib import Path
 
+import msgspec
+
 from kvlog.core import effects as do
+from kvlog.core import entry
 from kvlog.core import events as ev
 from kvlog.core.describe import describe
 from kvlog.core.entry import Leader
-from kvlog.core.machine import Identity, Update
+from kvlog.core.machine import Identity, Settle, Update
 from kvlog.core.node import Node
-from kvlog.core.values import Ack, Candidate, Member, NodeSettings, PushAnswer, PushBody, Reach
-from kvlog.memory_store import MemoryStore
+from kvlog.core.values import (
+    LOG_BYTES_MAX,
+    Ack,
+    Candidate,
+    Holding,
+    Member,
+    NodeSettings,
+    PushAnswer,
+    PushBody,
+    Reach,
+    Replica,
+)
+from kvlog.memory_store import MemoryState, MemoryStore
 from kvlog.runtime import carry_out
 from tests.chain import Chain
 
@@ -41,18 +55,21 @@ SESSION_TIMEOUT_S = 10.0
 EPOCH_BASE = 100
 
 ROUTINE = (do.Sync, do.PublishMark, do.ListReplicas)
-"""Not shown, and never answered: the marks have tests of their own (test_retention)."""
+"""Not shown, but in scripts that answer them: the marks have tests of their own (test_retention)."""
 
 
 def run_script(path: Path) -> None:
     """Run a script and compare; with UPDATE_GOLDEN, write what came out instead."""
     blocks = parse(path.read_text())
-    world, expected, actual = World(), "", ""
-    for comment, commands, output in blocks:
-        head = "".join(f"{line}\n" for line in (*comment, *commands, "---"))
-        said = "".join(f"{line}\n" for command in commands for line in world.obey(command))
-        expected += f"{head}{''.join(f'{line}{chr(10)}' for line in output)}\n"
-        actual += f"{head}{said}\n"
+    world, expected, actual, segment = World(), "", "", entry.SEGMENT_ENTRIES
+    try:
+        for comment, commands, output in blocks:
+            head = "".join(f"{line}\n" for line in (*comment, *commands, "---"))
+            said = "".join(f"{line}\n" for command in commands for line in world.obey(command))
+            expected += f"{head}{''.join(f'{line}{chr(10)}' for line in output)}\n"
+            actual += f"{head}{said}\n"
+    finally:
+        entry.SEGMENT_ENTRIES = segment
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(actual.rstrip("\n") + "\n")
         return
@@ -95,10 +112,15 @@ class World:
         self.now = 0.0
         self.session = 1
         self.log = Chain()  # what is in ZooKeeper
-        self.store = MemoryStore()
+        self.instead: dict[int, bytes] = {}  # in place of entries: something damaged, or a skip
+        self.skips: set[int] = set()
+        self.first_index = 0
+        self.snapshots: dict[str, MemoryState] = {}
+        self.store = MemoryStore(self.snapshots)
+        self.routine: tuple[type, ...] = ROUTINE
         self.me = member("n1")
         self.asked: dict[type, do.Effect] = {}  # the last effect of each kind
-        self.store_work: list[do.Apply | do.SkipTo | do.Adopt] = []
+        self.store_work: list[do.Apply | do.SkipTo | do.Adopt | do.Install] = []
         self.node: Node | None = None
 
     def obey(self, line: str) -> list[str]:
@@ -111,7 +133,7 @@ class World:
         if event is None:
             return []
         effects = self.step(event)
-        shown = (effect for effect in effects if not isinstance(effect, ROUTINE))
+        shown = (effect for effect in effects if not isinstance(effect, self.routine))
         return [] if line.startswith("(") else [line, *(f"  {describe(effect)}" for effect in shown)]
 
     def step(self, event: ev.Event) -> list[do.Effect]:
@@ -119,28 +141,62 @@ class World:
         effects = self.node.step(event, self.now, round(self.now * 1000))
         for effect in effects:
             self.asked[type(effect)] = effect
-            if isinstance(effect, do.Apply | do.SkipTo | do.Adopt):
+            if isinstance(effect, do.Apply | do.SkipTo | do.Adopt | do.Install):
                 self.store_work.append(effect)
         return effects
 
     # --- the world ---
 
     def do_log(self, kind: str, *words: str) -> None:
-        """Somebody appends: ``log barrier n2@5``, ``log put KEY VALUE``, ``log put KEY VALUE COUNT``."""
+        """Somebody appends.
+
+        ``log barrier n2@5``, ``log put KEY VALUE``, ``log put KEY VALUE COUNT``, or ``log write KEY VALUE KEY
+        VALUE`` for two requests in one entry.
+        """
         if kind == "barrier":
             of = candidate(words[0])
             self.log.barrier(of.node_id, of.epoch)
+        elif kind == "write":
+            self.log.write(*zip(words[::2], words[1::2], strict=True))
         else:
             for _ in range(int(words[2]) if len(words) == 3 else 1):
                 self.log.put(words[0], words[1])
 
-    def do_start(self, recover: str = "catchup", *, applied: str = "-1", foreign: str = "") -> None:
+    def do_segments(self, entries: str) -> None:
+        """A segment has so many entries, in this script."""
+        entry.SEGMENT_ENTRIES = int(entries)
+
+    def do_damage(self, index: str, data: str = "?") -> None:
+        """Something has happened to an entry in ZooKeeper."""
+        self.instead[int(index)] = data.encode()
+
+    def do_marks(self) -> None:
+        """From now on, what concerns marks is shown."""
+        self.routine = ()
+
+    def do_start(
+        self,
+        recover: str = "catchup",
+        *,
+        applied: str = "-1",
+        foreign: str = "",
+        retain: str = "0",
+        limit: str = str(LOG_BYTES_MAX),
+    ) -> None:
         """The node starts; its store has applied the log up to ``applied``, or is of another cluster."""
         entries = tuple(self.log.entries[: int(applied) + 1])
         if entries or foreign:
             self.store.adopt(Identity("other", 1) if foreign else IDENTITY)
             self.store.apply(entries, fill=False)
-        settings = NodeSettings(self.me.node_id, self.me.address, self.me.instance, recover, SESSION_TIMEOUT_S)
+        settings = NodeSettings(
+            node_id=self.me.node_id,
+            address=self.me.address,
+            instance=self.me.instance,
+            recover=recover,
+            session_timeout_s=SESSION_TIMEOUT_S,
+            retain_entries=int(retain),
+            log_bytes_max=int(limit),
+        )
         self.node = Node(settings, self.store, self.store.position())
 
     def do_at(self, seconds: str) -> None:
@@ -209,12 +265,26 @@ class World:
 
     # --- events: the log ---
 
-    def do_tail(self, index: str = "", *, asked: str = "") -> ev.Event:
-        """The answer to the last ReadTail; by default the log's tail, asked for just now."""
+    def do_tail(self, index: str = "", *, asked: str = "", first: str = "") -> ev.Event:
+        """The answer to the last ReadTail; by default the log's tail, asked for just now.
+
+        ``first``: the log has been trimmed, and begins there.
+        """
+        self.first_index = int(first or self.first_index)
         effect = self.asked[do.ReadTail]
         assert isinstance(effect, do.ReadTail)
         tail = int(index) if index else len(self.log.entries) - 1
-        return ev.TailRead(tail, float(asked) if asked else self.now, effect.confirm)
+        asked_at = float(asked) if asked else self.now
+        before = sum(len(data) for data in self.log.data(0, self.first_index - 1))
+        skips = tuple(sorted(self.skips))
+        return ev.TailRead(tail, asked_at, effect.confirm, self.first_index, before, skips)
+
+    def held(self, first: int, last: int) -> list[bytes]:
+        """What ZooKeeper holds in the place of these entries, up to the first one that is not there."""
+        if first < self.first_index:
+            return []
+        found = dict(enumerate(self.log.data(first, last), start=first))
+        return [self.instead.get(index, data) for index, data in found.items()]
 
     def do_seen(self) -> ev.Event:
         return ev.SegmentChanged(len(self.log.entries) - 1)
@@ -224,10 +294,14 @@ class World:
         effect = self.asked.pop(do.ReadEntries, None)
         if not isinstance(effect, do.ReadEntries):
             return None
-        found = list(self.log.data(effect.first_index, effect.first_index + effect.count - 1))
+        found = self.held(effect.first_index, effect.first_index + effect.count - 1)
         if damage:
             found[-1] = found[-1][:-1] + b"?"
         return ev.EntriesRead(effect.first_index, tuple(found))
+
+    def do_entries_at(self, first: str, last: str) -> ev.Event:
+        """The answer to a ReadEntries before the last one."""
+        return ev.EntriesRead(int(first), tuple(self.held(int(first), int(last))))
 
     def do_applied(self) -> ev.Event | None:
         """The store does what it was asked to."""
@@ -253,6 +327,79 @@ class World:
 
     def do_unknown(self) -> ev.Event:
         return ev.AppendUnknown(self.append().batch_id)
+
+    # --- events: snapshots, marks, skips ---
+
+    def do_fetched(self, applied: str) -> ev.Event:
+        """The copy that was asked for is here: of a store that has applied the log up to ``applied``."""
+        fetch = self.asked[do.FetchSnapshot]
+        assert isinstance(fetch, do.FetchSnapshot)
+        store = MemoryStore()
+        store.adopt(IDENTITY)
+        store.apply(tuple(self.log.entries[: int(applied) + 1]), fill=False)
+        self.snapshots[fetch.member.node_id] = store.state
+        return ev.SnapshotFetched(fetch.member.node_id, store.position())
+
+    def do_not_fetched(self, reason: str, *, applied: str = "") -> ev.Event:
+        """Whoever was asked for a copy has none to give; ``applied``: its store ends there."""
+        fetch = self.asked[do.FetchSnapshot]
+        assert isinstance(fetch, do.FetchSnapshot)
+        return ev.SnapshotFailed(fetch.member.node_id, reason, int(applied) if applied else None)
+
+    def do_synced(self) -> ev.Event:
+        return ev.Synced(self.store.sync())
+
+    def do_published(self) -> ev.Event:
+        """The answer to the last PublishMark."""
+        effect = self.asked[do.PublishMark]
+        assert isinstance(effect, do.PublishMark)
+        return ev.MarkPublished(effect.mark)
+
+    def do_replicas(self, *marks: str) -> ev.Event:
+        """The registered replicas: ``n2:50`` holds entry 50, ``n3:20:stale`` misses some behind 20."""
+        found = []
+        for mark in marks:
+            node_id, index, *holding = mark.split(":")
+            found.append(Replica(node_id, f"{node_id}:80", int(index), Holding(*holding or ["whole"])))
+        return ev.ReplicasListed(tuple(found))
+
+    def do_trimmed(self, *, left: str = "") -> ev.Event:
+        """The answer to the last Trim; ``left``: there are more segments to drop."""
+        effect = self.asked[do.Trim]
+        assert isinstance(effect, do.Trim)
+        self.first_index = effect.first_index
+        before = sum(len(data) for data in self.log.data(0, self.first_index - 1))
+        return ev.Trimmed(self.first_index, before, not left)
+
+    def do_skip(self, token: str, index: str, reason: str = "damaged") -> ev.Event:
+        return ev.SkipRequested(int(token), int(index), reason)
+
+    def do_skip_written(self) -> ev.Event:
+        """The last WriteSkip is in the log, or another node's was there before; ZooKeeper says so."""
+        effect = self.asked[do.WriteSkip]
+        assert isinstance(effect, do.WriteSkip)
+        if effect.index not in self.skips:
+            self.instead[effect.index] = effect.data
+        self.skips.add(effect.index)
+        return ev.SkipWritten(effect.index)
+
+    def do_skipped(self, index: str) -> None:
+        """Another node has written a skip."""
+        place = int(index)
+        before, after = (self.log.entries[other].entry for other in (place - 1, place + 1))
+        skip = entry.Skip("damaged", after.prev_hash)
+        header = self.log.entries[place].entry
+        changed = msgspec.structs.replace(
+            header, requests=(), epoch=before.epoch, first_revision=after.first_revision, skip=skip
+        )
+        self.instead[place] = entry.encode_entry(changed)
+        self.skips.add(place)
+
+    def do_removed(self, node_id: str) -> ev.Event:
+        return ev.ReplicaRemoved(node_id)
+
+    def do_remove(self, token: str, node_id: str) -> ev.Event:
+        return ev.RemovalRequested(int(token), node_id)
 
     # --- events: requests ---
 
@@ -285,6 +432,7 @@ class World:
         ack: str = "log",
         within: str = "5",
         not_epoch: str = "0",
+        named: str = "",
     ) -> ev.Event:
         return ev.WriteSubmitted(
             int(token),
@@ -293,7 +441,11 @@ class World:
             self.now + float(within),
             forwarded="forwarded" in flags,
             not_epoch=int(not_epoch),
+            request_id=named,
         )
+
+    def do_settle(self, token: str, request_id: str) -> ev.Event:
+        return ev.WriteSubmitted(int(token), Settle(), Ack.LOG, self.now + 5, request_id=request_id)
 
     def do_catchup(self, token: str) -> ev.Event:
         return ev.CatchupRequested(int(token))

@@ -6,7 +6,7 @@ import msgspec
 
 from kvlog.core.entry import LogEntry, Request, decode_entry, encode_entry, encode_request
 from kvlog.core.machine import Identity, Remembered, Settle, Update, apply_entry, evaluate, fingerprint
-from kvlog.memory import MemoryTransaction
+from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
 
 

@@ -181,7 +181,10 @@ class Conduct:
         self._out += replies
         full = self.retention.why_full(self.cursor) if here else ""
         for write in here:
-            self._out += [do.Reply(write.token, Refused(full))] if full else self.leadership.writer.submit(write)
+            refused = full and not self.leadership.writer.knows(write)
+            self._out += (
+                [do.Reply(write.token, Refused(full))] if refused else self.leadership.writer.submit(write)
+            )
 
     # --- roles --------------------------------------------------------------------------------------------
 

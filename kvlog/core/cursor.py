@@ -95,7 +95,11 @@ class Cursor:
 
     def read_done(self, first_index: int, entries: tuple[bytes, ...]) -> list[LogEntry]:
         """Take what a read has brought; returns the entries that were the next ones, up to one that is bad."""
-        asked, self._reading = self._reading, None
+        asked = self._reading
+        if asked is None or asked.first_index != first_index:
+            asked = None  # something else has asked for these (see skipping): the own answer is still to come
+        else:
+            self._reading = None
         short = asked is not None and len(entries) < asked.count
         taken: list[LogEntry] = []
         gaps = self.position.gaps
@@ -140,14 +144,19 @@ class Cursor:
     def _take_fill(self, entries: tuple[bytes, ...]) -> None:
         gap = self.position.gaps[0]
         items = []
-        last_hash = gap.prev_hash
-        for index, data in enumerate(entries, start=gap.first):
-            item = self._verified(index, data, last_hash)
-            if index == gap.last and gap.last_hash and item.hash != gap.last_hash:
-                raise BadEntry(index, f"has hash {item.hash}, but the next is chained to {gap.last_hash}")
-            items.append(item)
-            last_hash = item.hash
-        self._fill = tuple(items)
+        last_hash, revision = gap.prev_hash, gap.revision
+        try:
+            for index, data in enumerate(entries, start=gap.first):
+                item = self._verified(index, data, last_hash)
+                first = item.entry.first_revision
+                if first <= revision or (item.entry.skip is None and first != revision + 1):
+                    raise BadEntry(index, f"starts at revision {first}, but {revision} was the last")
+                if index == gap.last and gap.last_hash and item.hash != gap.last_hash:
+                    raise BadEntry(index, f"has hash {item.hash}, but the next is chained to {gap.last_hash}")
+                items.append(item)
+                last_hash, revision = item.hash, item.entry.last_revision
+        finally:  # what comes before a bad entry is filled in (N4)
+            self._fill = tuple(items)
 
     @staticmethod
     def _verified(index: int, data: bytes, last_hash: str) -> LogEntry:

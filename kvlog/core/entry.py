@@ -95,8 +95,8 @@ class Leader(msgspec.Struct, frozen=True):
 class Skip(msgspec.Struct, frozen=True):
     """What an operator has put in the place of an entry that nobody can apply.
 
-    ``hash`` is what the next entry is chained to, as the next entry says; empty if there was none yet: then it
-    is chained to this one's own.
+    ``hash`` is what the next entry is chained to: as that one says, or, if there was none yet, what the bad entry
+    should have been chained to itself. Empty: the next one is chained to the skip's own hash.
     """
 
     reason: str

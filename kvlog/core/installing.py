@@ -47,7 +47,8 @@ class Installing:
         self._fetched: SnapshotFetched | None = None
         self._installing: tuple[Position, str, float] | None = None
         self._failed_at: dict[str, float] = {}
-        self._too_short: dict[str, int] = {}  # by node: where its store ends, which is before the log begins
+        # By node and instance: where its store ends, which is before the log begins.
+        self._too_short: dict[tuple[str, str], int] = {}
         self.last: dict[str, object] | None = None
 
     def handle(self, event: About, now: float) -> list[Effect]:
@@ -63,14 +64,15 @@ class Installing:
                     return [Note(f"snapshot from {fetching.member.node_id}: {_share(fetching)}")]
             case SnapshotFetched():
                 self._fetched = event
-                self._too_short.pop(fetching.member.node_id, None)
+                self._too_short.pop((fetching.member.node_id, fetching.member.instance), None)
             case SnapshotFailed():
                 self._fetching = None
                 self._failed_at[event.node_id] = now
+                asked = (event.node_id, fetching.member.instance)
                 if event.applied_index is not None:
-                    self._too_short[event.node_id] = event.applied_index
+                    self._too_short[asked] = event.applied_index
                 else:
-                    self._too_short.pop(event.node_id, None)
+                    self._too_short.pop(asked, None)
                 return [Note(f"no snapshot from {event.node_id}: {event.reason}")]
         return []
 
@@ -151,12 +153,13 @@ class Installing:
         )
 
     def _hopeless(self, cursor: Cursor, members: tuple[Member, ...], replicas: tuple[Replica, ...]) -> bool:
-        up = {member.node_id for member in members}
+        up = {member.node_id: member.instance for member in members}
         registered = {replica.node_id for replica in replicas}
-        others = (registered | up) - {self._node_id}
+        others = (registered | set(up)) - {self._node_id}
         known = self._node_id in up and self._node_id in registered  # both lists have been read
         return known and all(
-            node_id in up and self._too_short.get(node_id, cursor.first_index) + 1 < cursor.first_index
+            node_id in up
+            and self._too_short.get((node_id, up[node_id]), cursor.first_index) + 1 < cursor.first_index
             for node_id in others
         )
 
@@ -175,9 +178,10 @@ class Installing:
         return report
 
 
-def all_lost(first_index: int, others: dict[str, int]) -> str:
+def all_lost(first_index: int, others: dict[tuple[str, str], int]) -> str:
     """Why nobody can go on, and what to do."""
-    stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(others.items()))
+    ends = {node_id: index for (node_id, _), index in others.items()}
+    stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(ends.items()))
     return (
         f"the log begins at entry {first_index}: what was before it has been trimmed, and no store holds it any "
         f"more (this one is behind it{stores}): the data before that entry is lost; nothing was touched; if a "

@@ -103,7 +103,7 @@ class Leadership:
         batch = self.writer.in_flight
         if batch is None or batch.batch_id != event.batch_id:
             return None
-        if event.index != batch.index:
+        if event.index not in (batch.index, cursor.next_index):
             raise BadEntry(
                 batch.index, f"was appended at {event.index}: something else than entries is in its segment"
             )

@@ -47,15 +47,17 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 class Gap(msgspec.Struct, frozen=True, array_like=True):
     """Entries ``first`` to ``last``, both included, that a stale store has missed.
 
-    ``prev_hash`` is the hash of the entry before ``first``: what the first missed one must be chained to.
-    ``last_hash`` is that of the entry ``last``: what the first one behind the gap is chained to; empty until
-    there is one.
+    ``prev_hash`` is the hash of the entry before ``first``: what the first missed one must be chained to;
+    ``revision`` and ``epoch`` are those after it. ``last_hash`` is that of the entry ``last``: what the first one
+    behind the gap is chained to; empty until there is one.
     """
 
     first: int
     last: int
     prev_hash: str
     last_hash: str = ""
+    revision: int = 0
+    epoch: int = 0
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
@@ -242,7 +244,13 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
             latest = max(before.revision if before else 0, transaction.tombstone(effect.key))
             if latest <= revision:  # equal: an effect of this same request has come before
                 digest = _write(transaction, effect, revision, digest)
-    rest = msgspec.structs.replace(gap, first=item.index + 1, prev_hash=item.hash)
+    rest = msgspec.structs.replace(
+        gap,
+        first=item.index + 1,
+        prev_hash=item.hash,
+        revision=item.entry.last_revision,
+        epoch=item.entry.epoch,
+    )
     gaps = ((rest,) if rest.first <= rest.last else ()) + position.gaps[1:]
     if not gaps:
         transaction.clear_tombstones()
@@ -272,7 +280,8 @@ def open_gap(position: Position, last: int) -> Position:
     if gaps and gaps[-1].last == position.applied_index:
         gaps = (*gaps[:-1], msgspec.structs.replace(gaps[-1], last=last))
     else:
-        gaps = (*gaps, Gap(first=first, last=last, prev_hash=position.hash))
+        gap = Gap(first, last, position.hash, revision=position.revision, epoch=position.epoch)
+        gaps = (*gaps, gap)
     # The hash of the entry at ``last`` is not known here: the first entry after the gap says what it was.
     return msgspec.structs.replace(position, applied_index=last, hash="", gaps=gaps)
 

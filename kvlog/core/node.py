@@ -162,7 +162,7 @@ class Node(Conduct):
             event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
         )
         self.retention.log_begins(event.first_index, event.first_bytes)
-        if self.halted is not None and self.halted.index in event.skips:
+        if self.role is Role.HALTED and self.halted is not None and self.halted.index in event.skips:
             self._resume(self.halted.index)
         if self.cursor.bad is not None and self.halted is None:
             raise self.cursor.bad
@@ -272,9 +272,9 @@ class Node(Conduct):
         halted_at = self.halted.index if self.halted is not None else None
         self._out += self._skipping.request(event, self.cursor, halted_at)
 
-    def _on_skip_written(self, _: ev.SkipWritten) -> None:
+    def _on_skip_written(self, event: ev.SkipWritten) -> None:
         self._questions.answered(do.WriteSkip)
-        self._skipping.written = self.role is Role.HALTED
+        self._skipping.written = self.halted is not None and event.index == self.halted.index
         self._ask_tail(confirm=True)
 
     def _on_handover_requested(self, event: ev.HandoverRequested) -> None:

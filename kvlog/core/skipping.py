@@ -44,7 +44,7 @@ class Skipping:
             reason = "this node has not halted: it needs no skip"
         elif event.index != halted_at:
             reason = f"this node has halted at entry {halted_at}, not at {event.index}"
-        elif cursor.position.gaps or cursor.position.applied_index != event.index - 1:
+        elif _before(cursor)[0] != event.index - 1:
             reason = f"this node has not applied everything before entry {event.index}"
         elif len(cursor.position.skipped) >= SKIPS_MAX:
             reason = f"{SKIPS_MAX} entries were skipped already: restore a backup instead"
@@ -70,7 +70,9 @@ class Skipping:
         wanted = self._wanted
         if wanted is None or event.first_index != wanted.index + 1:
             return
-        chained_to, first_revision = "", cursor.revision + 1
+        _, prev_hash, revision, epoch = _before(cursor)
+        # A leader that does not know of the bad entry yet chains its next one to what is before it.
+        chained_to, first_revision = prev_hash, revision + 1
         if event.entries:
             try:
                 after = decode_entry(event.first_index, event.entries[0]).entry
@@ -81,9 +83,9 @@ class Skipping:
                     chained_to, first_revision = after.prev_hash, after.first_revision
         entry = Entry(
             format=FORMAT,
-            epoch=cursor.epoch,
+            epoch=epoch,
             batch_id=f"{self._instance}-skip-{wanted.index}",
-            prev_hash=cursor.last_hash,
+            prev_hash=prev_hash,
             first_revision=first_revision,
             time_ms=wall_ms,
             skip=Skip(wanted.reason, chained_to),
@@ -97,6 +99,15 @@ class Skipping:
         self.written = False
         text = f"goes on behind entry {index}, which was skipped"
         return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
+
+
+def _before(cursor: Cursor) -> tuple[int, str, int, int]:
+    """Up to which index everything is applied; hash, revision and epoch there."""
+    position = cursor.position
+    if position.gaps:
+        gap = position.gaps[0]
+        return gap.first - 1, gap.prev_hash, gap.revision, gap.epoch
+    return position.applied_index, position.hash, position.revision, position.epoch
 
 
 def has_applied_what_was_skipped(position: Position, skips: tuple[int, ...]) -> int | None:

@@ -136,6 +136,10 @@ class Writer:
         self.queue.append(write)
         return []
 
+    def knows(self, write: WriteSubmitted) -> bool:
+        """Whether its request is committed, cancelled or under way: then nothing more is appended for it (W6)."""
+        return bool(write.request_id) and self._pending.request(write.request_id) is not None
+
     def take_queue(self) -> list[WriteSubmitted]:
         """Give back the writes that are in no entry yet: this node does not lead any more."""
         writes = list(self.queue)

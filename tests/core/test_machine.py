@@ -242,7 +242,7 @@ def test_a_gap_is_stood_behind():
         chain.put("k", str(number))
     replica.apply(*chain.entries[:2])
     replica.skip_to(4)
-    gap = Gap(first=2, last=4, prev_hash=chain.entries[1].hash)
+    gap = Gap(first=2, last=4, prev_hash=chain.entries[1].hash, revision=2, epoch=1)
 
     assert (4, 2, "", (gap,), 3) == (
         replica.position.applied_index,
@@ -265,7 +265,7 @@ def test_a_gap_at_the_head_grows():
 
     assert replica.position.gaps == (
         Gap(0, 3, NO_HASH, last_hash=chain.entries[3].hash),  # as entry 4 has told
-        Gap(5, 7, chain.entries[4].hash),
+        Gap(5, 7, chain.entries[4].hash, revision=5, epoch=1),
     )
 
 

@@ -342,3 +342,18 @@ def test_a_cursor_that_resumes_behind_a_missing_entry_asks_a_quorum_again_about_
     cursor.read_done(3, ())
 
     assert (cursor.missing, cursor.bad) == (3, None)
+
+
+def test_what_comes_before_a_bad_entry_in_a_gap_is_filled_in():
+    """Only then has everything before it been applied, and it can be skipped (N4, K1)."""
+    chain = log(8)
+    cursor, store = stale(chain, applied=2, missed=4)
+    offer(cursor, chain.entries[6])
+    apply_all(cursor, store)
+    cursor.healing = True
+    cursor.next_read()
+    cursor.read_done(2, (*chain.data(2, 3), b"garbage", *chain.data(5, 5)))
+    assert "log entry 4" in str(cursor.bad)
+
+    assert apply_all(cursor, store) == [2, 3]
+    assert [(gap.first, gap.last) for gap in cursor.position.gaps] == [(4, 5)]

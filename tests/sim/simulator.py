@@ -479,6 +479,7 @@ class Simulator:
         """Let the node have it; with an id it may come twice, and an answer may get lost."""
         node.request(make, lambda answer: self.answered(write, answer))
         if write.request_id and self.random.random() < 0.05:
+            write.unsure = True  # a refusal of the one says nothing about the other
             node.request(make, lambda answer: self.answered(write, answer))
 
     def answered(self, write: Write, answer: object) -> None:
