@@ -225,13 +225,14 @@ class Conduct:
     def _halt(self, error: BadEntry) -> None:
         """Go no further; go on answering reads, and saying why (N4)."""
         self.halted = error
+        self.leadership.writer.lost()  # its place may be taken; the log tells what has become of it (W4)
         self._out += self.standing.resign()
         if self.role is not Role.HALTED:
             self._become(Input.HALT, str(error))
 
-    def _resume(self, index: int) -> None:
-        """The entry at which this node has halted is skipped."""
+    def _resume(self, index: int, how: str = "which was skipped") -> None:
+        """The entry at which this node has halted is skipped, or a copied store stands behind it."""
         self.halted = None
         self.cursor.resume()
-        self._out += self._skipping.resumed(index)
+        self._out += self._skipping.resumed(index, how)
         self._become(Input.RESUMED)

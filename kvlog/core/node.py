@@ -224,6 +224,8 @@ class Node(Conduct):
             self.leadership.replicator.record(item.index, item.data)
             if item.entry.epoch > self._epoch:
                 self._resign(f"epoch {item.entry.epoch} has begun")
+        else:  # who does not push to the replicas never learns what they have applied
+            self._out += self.leadership.writer.acknowledge(item.index, {})
 
     # --- replication --------------------------------------------------------------------------------------
 
