@@ -20,7 +20,7 @@ from kvlog.core.retention import Retention
 from kvlog.core.role import Input, Role, next_role
 from kvlog.core.skipping import Skipping
 from kvlog.core.standing import Standing
-from kvlog.core.values import Done, Member, NodeSettings, Refused
+from kvlog.core.values import Done, Member, NodeSettings, Refused, Replica
 from kvlog.errors import BadEntry
 
 
@@ -70,7 +70,7 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
-            self._out += self._skipping.work() if self.role is Role.HALTED else self._read()
+            self._out += self._get_past() if self.role is Role.HALTED else self._read()
             self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
@@ -130,14 +130,25 @@ class Conduct:
         if self._may_read:
             if self._now >= self._read_at and (read := self.cursor.next_read()) is not None:
                 effects.append(read)
-            leader = self.standing.leader[0].node_id if self.standing.leader else ""
-            members, replicas = self.standing.members, self.retention.replicas
-            effects += self.installing.advance(self.cursor, members, replicas, leader, self._now)
+            effects += self.installing.advance(self.cursor, *self._others, self._now)
         segment = None if self.role is Role.LEADER else self.cursor.segment
         if segment != self._watched_segment:
             self._watched_segment = segment
             effects.append(do.WatchSegment(segment))
         return effects
+
+    def _get_past(self) -> list[do.Effect]:
+        """Past the entry that cannot be applied: by a skip, or with the store of a node that has applied it."""
+        effects = self._skipping.work()
+        if self.halted is not None and self.recovery.began_empty and not self.cursor.position.gaps:
+            effects += self.installing.past(self.halted.index, self.cursor, *self._others, self._now)
+        return effects
+
+    @property
+    def _others(self) -> tuple[tuple[Member, ...], tuple[Replica, ...], str]:
+        """Who is up, whom the cluster counts on, and the leader's id."""
+        leader = self.standing.leader[0].node_id if self.standing.leader else ""
+        return self.standing.members, self.retention.replicas, leader
 
     @property
     def _may_read(self) -> bool:

@@ -214,6 +214,12 @@ class Node(Conduct):
             self.recovery.installed(position)
             if position.leader is not None:
                 self.standing.learn_leader(position.leader, position.epoch)
+            if (
+                self.role is Role.HALTED
+                and self.halted is not None
+                and self.halted.index <= position.applied_index
+            ):
+                self._resume(self.halted.index, "which the node has applied whose store this is now")
 
     def _entry_seen(self, item: LogEntry) -> None:
         """The next entry of the log is known, by whichever way it came."""

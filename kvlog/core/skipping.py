@@ -92,12 +92,12 @@ class Skipping:
         )
         self._skip = WriteSkip(wanted.index, encode_entry(entry))
 
-    def resumed(self, index: int) -> list[Effect]:
-        """The skip has been seen in the log: this node goes on behind it."""
+    def resumed(self, index: int, how: str = "which was skipped") -> list[Effect]:
+        """The skip has been seen in the log, or is not needed any more: this node goes on behind the entry."""
         waiting, self._waiting = self._waiting, []
         self._wanted = self._skip = None
         self.written = False
-        text = f"goes on behind entry {index}, which was skipped"
+        text = f"goes on behind entry {index}, {how}"
         return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
 
 
