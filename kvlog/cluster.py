@@ -142,6 +142,7 @@ class ClusterNode:
         *,
         body: bytes | None = None,
         fields: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
         timeout_s: float = ANSWER_S,
     ) -> Answer:
         """Any request.
@@ -156,7 +157,7 @@ class ClusterNode:
                 fields=fields,
                 body=body,
                 timeout=timeout_s,
-                headers={"Content-Type": "application/json"} if body is not None else None,
+                headers=({"Content-Type": "application/json"} if body is not None else {}) | (headers or {}),
             )
         except HTTPError as error:
             raise Unavailable(f"{method} {path} on {self.address}: {error}") from error
