@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import multiprocessing
 import os
+import re
 import select
 import signal
 import socket
@@ -25,6 +26,7 @@ from datetime import datetime
 from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -307,7 +309,7 @@ def _assemble(
     FAILPOINTS.belong_to(supervisor, say)
     store = LmdbStore(settings.data_dir / STORE)
     node = Node(_node_settings(settings, instance), store, store.position())
-    runtime = Runtime(node, store, clock, say=say, fail=fail, announce=announce)
+    runtime = Runtime(node, store, clock, say=say, fail=_naming(settings, fail), announce=announce)
     session = ZooKeeperSession(
         settings.zk,
         Layout(settings.root),
@@ -351,6 +353,16 @@ def _assemble(
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
     return app
+
+
+def _naming(settings: Settings, fail: Callable[[int, str], NoReturn]) -> Callable[[int, str], NoReturn]:
+    """End as the core says, which knows neither the data directory nor ZooKeeper's servers by their names."""
+    names = {"DATA_DIR": str(settings.data_dir), "HOSTS": settings.zk}
+
+    def stop(code: int, reason: str) -> NoReturn:
+        fail(code, re.sub("|".join(names), lambda match: quote(names[match[0]]), reason))
+
+    return stop
 
 
 def _node_settings(settings: Settings, instance: str) -> NodeSettings:

@@ -21,7 +21,7 @@ from kvlog.core.retention import Retention
 from kvlog.core.role import Input, Role, next_role
 from kvlog.core.skipping import Skipping
 from kvlog.core.standing import Standing
-from kvlog.core.values import Done, Member, NodeSettings, Refused
+from kvlog.core.values import Done, Member, NodeSettings, Refused, Replica
 from kvlog.errors import BadEntry
 
 
@@ -73,7 +73,7 @@ class Conduct:
         if self.standing.connected:
             if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
-            self._out += self._skipping.work() if self.role is Role.HALTED else self._read()
+            self._out += self._get_past() if self.role is Role.HALTED else self._read()
             self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
@@ -133,14 +133,25 @@ class Conduct:
         if self._may_read:
             if self._now >= self._read_at and (read := self.cursor.next_read()) is not None:
                 effects.append(read)
-            leader = self.standing.leader[0].node_id if self.standing.leader else ""
-            members, replicas = self.standing.members, self.retention.replicas
-            effects += self.installing.advance(self.cursor, members, replicas, leader, self._now)
+            effects += self.installing.advance(self.cursor, *self._others, self._now)
         segment = None if self.role is Role.LEADER else self.cursor.segment
         if segment != self._watched_segment:
             self._watched_segment = segment
             effects.append(do.WatchSegment(segment))
         return effects
+
+    def _get_past(self) -> list[do.Effect]:
+        """Past the entry that cannot be applied: by a skip, or with the store of a node that has applied it."""
+        effects = self._skipping.work()
+        if self.halted is not None and self.recovery.began_empty and not self.cursor.position.gaps:
+            effects += self.installing.past(self.halted.index, self.cursor, *self._others, self._now)
+        return effects
+
+    @property
+    def _others(self) -> tuple[tuple[Member, ...], tuple[Replica, ...], str]:
+        """Who is up, whom the cluster counts on, and the leader's id."""
+        leader = self.standing.leader[0].node_id if self.standing.leader else ""
+        return self.standing.members, self.retention.replicas, leader
 
     @property
     def _may_read(self) -> bool:
@@ -228,15 +239,21 @@ class Conduct:
     def _halt(self, error: BadEntry) -> None:
         """Go no further; go on answering reads, and saying why (N4)."""
         self.halted = error
+        self.leadership.writer.lost()  # its place may be taken; the log tells what has become of it (W4)
         self._out += self.standing.resign()
         if self.role is not Role.HALTED:
             self._become(Input.HALT, str(error))
 
     def _resume_behind(self, index: int, log: TailRead) -> None:
         """Go on if the entry at which this node has halted is skipped, or is not in the log any more."""
-        if index in log.skips or index < log.first_index:
-            self.halted = None
-            self.cursor.resume()
-            how = "was skipped" if index in log.skips else "has been trimmed"
-            self._out += self._skipping.resumed(index, how)
-            self._become(Input.RESUMED)
+        if index in log.skips:
+            self._resume(index, "which was skipped")
+        elif index < log.first_index:
+            self._resume(index, "which has been trimmed")
+
+    def _resume(self, index: int, how: str) -> None:
+        """The entry at which this node has halted is out of the way."""
+        self.halted = None
+        self.cursor.resume()
+        self._out += self._skipping.resumed(index, how)
+        self._become(Input.RESUMED)

@@ -1,5 +1,8 @@
 """A replica that needs entries which the log does not hold any more: it copies another one's store.
 
+So does one that began empty and has halted, if another one has applied the entry at which it did: an empty store
+is how operators ask for a copy.
+
 Invariants (tests cite the numbers):
 
 I1  One copy is fetched at a time; the own store stays as it is until a whole, verified one is there.
@@ -91,15 +94,34 @@ class Installing:
             return []
         if self._hopeless(members, replicas, now):
             return [Exit(WrongLog.exit_code, all_lost(cursor.first_index, self._too_short))]
-        member = self._best(members, replicas, leader, now)
+        why = f"the log begins at entry {cursor.first_index}, and this store needs what was before"
+        needed = max(cursor.first_index - 1, cursor.position.applied_index)
+        return self._fetch(self._best(members, replicas, leader, now), needed, why, cursor.first_index, now)
+
+    def past(
+        self,
+        bad_index: int,
+        cursor: Cursor,
+        members: tuple[Member, ...],
+        replicas: tuple[Replica, ...],
+        leader: str,
+        now: float,
+    ) -> list[Effect]:
+        """Fetch a copy from a node that has applied the entry ``bad_index``, if there is one, and install it."""
+        if self._fetched is not None:
+            return self._install(self._fetched, cursor, now)
+        if self.busy:
+            return []
+        past = {replica.node_id for replica in replicas if replica.durable_index >= bad_index}
+        member = self._best(tuple(one for one in members if one.node_id in past), replicas, leader, now)
+        why = f"this store began empty, and entry {bad_index} of the log cannot be applied"
+        return self._fetch(member, bad_index, why, cursor.first_index, now)
+
+    def _fetch(self, member: Member | None, needed: int, why: str, first_index: int, now: float) -> list[Effect]:
         if member is None:
             return []
-        self._fetching = _Fetching(member, cursor.first_index, now, now)
-        note = Note(
-            f"the log begins at entry {cursor.first_index}, and this store needs what was before: copying the "
-            f"store of {member.node_id}"
-        )
-        return [note, FetchSnapshot(member, max(cursor.first_index - 1, cursor.position.applied_index))]
+        self._fetching = _Fetching(member, first_index, now, now)
+        return [Note(f"{why}: copying the store of {member.node_id}"), FetchSnapshot(member, needed)]
 
     def _install(self, fetched: SnapshotFetched, cursor: Cursor, now: float) -> list[Effect]:
         fetching = self._fetching

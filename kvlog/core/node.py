@@ -216,6 +216,12 @@ class Node(Conduct):
             self.recovery.installed(position)
             if position.leader is not None:
                 self.standing.learn_leader(position.leader, position.epoch)
+            if (
+                self.role is Role.HALTED
+                and self.halted is not None
+                and self.halted.index <= position.applied_index
+            ):
+                self._resume(self.halted.index, "which the node has applied whose store this is now")
 
     def _entry_seen(self, item: LogEntry) -> None:
         """The next entry of the log is known, by whichever way it came."""
@@ -226,6 +232,8 @@ class Node(Conduct):
             self.leadership.replicator.record(item.index, item.data)
             if item.entry.epoch > self._epoch:
                 self._resign(f"epoch {item.entry.epoch} has begun")
+        else:  # who does not push to the replicas never learns what they have applied
+            self._out += self.leadership.writer.acknowledge(item.index, {})
 
     # --- replication --------------------------------------------------------------------------------------
 

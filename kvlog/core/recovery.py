@@ -24,6 +24,7 @@ class Recovery:
     def __init__(self, mode: str, start: Position) -> None:
         self.mode = mode
         self._start = start
+        self.began_empty = start.applied_index < 0
         self.decided = False
         self.finished = False
         self.healed = False  # a gap has just been filled on request
@@ -51,6 +52,7 @@ class Recovery:
     def installed(self, position: Position) -> None:
         """A snapshot has taken the store's place: only what came later is left to replay."""
         self._start = position
+        self.began_empty = False
         self._installed = position
         self._to_fill = 0
 
@@ -149,5 +151,6 @@ def short_log(tail_index: int, applied_index: int) -> str:
         f"ZooKeeper's log ends at entry {tail_index}, but this store has applied entry {applied_index}: "
         "ZooKeeper has lost data, or was restored from an older copy; nothing was touched; restore ZooKeeper's "
         "newest data; or begin a new log from the best store, with a new root: python -m kvlog recover --zk HOSTS "
-        f"--root NEW_ROOT --data-dir DIR --start-a-new-log; or, to follow the log as it is, {MOVE_AWAY}"
+        "--root NEW_ROOT --data-dir DATA_DIR [--data-dir DIR...] --start-a-new-log; or, to follow the log as it "
+        f"is, {MOVE_AWAY}"
     )

@@ -133,7 +133,7 @@ class Skipping:
         waiting, self._waiting = self._waiting, []
         self._wanted = self._skip = None
         self.written = False
-        text = f"goes on behind entry {index}, which {how}"
+        text = f"goes on behind entry {index}, {how}"
         return [Note(text), *(Reply(token, Done(text)) for token in waiting)]
 
 

@@ -185,7 +185,7 @@ def test_two_bad_entries_in_a_row_are_skipped_one_after_the_other(bench: Bench):
     first = bench.behind(b"garbage")
     offer(bench.cursor, first)
     bench.questions.answered(WriteSkip)
-    bench.skipping.resumed(3, "was skipped")
+    bench.skipping.resumed(3, "which was skipped")
     good = Chain(epoch=2).header(prev_hash="b" * 32, first_revision=10)
     after = encode_entry(good, (encode_request(Request()),))
     bench.cursor.applied(Position(3, 2, first.hash, 2, skipped=(3,)))
@@ -244,7 +244,11 @@ def test_all_who_asked_are_told(bench: Bench):
     bench.behind()
     text = "goes on behind entry 3, which was skipped"
 
-    assert bench.skipping.resumed(3, "was skipped") == [Note(text), Reply(1, Done(text)), Reply(2, Done(text))]
+    assert bench.skipping.resumed(3, "which was skipped") == [
+        Note(text),
+        Reply(1, Done(text)),
+        Reply(2, Done(text)),
+    ]
     assert bench.skipping.work() == []
 
 
