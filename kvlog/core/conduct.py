@@ -74,7 +74,8 @@ class Conduct:
             if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
-            self._out += self.retention.mark(self.cursor, self._now)
+            if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
+                self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
         self._stop()

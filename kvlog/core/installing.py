@@ -8,8 +8,8 @@ Invariants (tests cite the numbers):
 I1  One copy is fetched at a time; the own store stays as it is until a whole, verified one is there.
 I2  A copy that is behind the own store, or of another log, is never put in its place; a store with gaps stands
     still meanwhile.
-I3  That the state is lost for good is said only when every registered replica is up and has said that its store
-    does not reach the log's beginning either.
+I3  That nobody has what is needed is said only when every registered replica is up and has said that its store
+    does not reach the log's beginning either. The store that a log was made from may not have registered yet.
 """
 
 from __future__ import annotations
@@ -215,13 +215,14 @@ class Installing:
 
 
 def all_lost(first_index: int, others: dict[tuple[str, str], int]) -> str:
-    """Why nobody can go on, and what to do."""
+    """Why nobody who is known can go on, and what to do."""
     ends = {node_id: index for (node_id, _), index in others.items()}
     stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(ends.items()))
     return (
-        f"the log begins at entry {first_index}: what was before it has been trimmed, and no store holds it any "
-        f"more (this one is behind it{stores}): the data before that entry is lost; nothing was touched; if a "
-        "data directory survives elsewhere, start a node on it; else restore the last backup into a new root: "
+        f"the log begins at entry {first_index}, and no store of a registered node holds what was before it (this "
+        f"one is behind it{stores}); nothing was touched; if recover or restore made this log, start the node "
+        "with the store that it named first, then this one again; if a data directory survives elsewhere, start a "
+        "node on it; else the data before that entry is lost: restore the last backup into a new root: "
         "python -m kvlog restore FILE --zk HOSTS --root NEW_ROOT --data-dir DIR"
     )
 

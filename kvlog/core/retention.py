@@ -14,6 +14,8 @@ R5  A log that has all the bytes that it may have takes no more entries, barrier
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, ListReplicas, Note, PublishMark, RemoveReplica, Reply, Sync, Trim
 from kvlog.core.entry import Leader, first_of, segment_of
@@ -70,8 +72,10 @@ class Retention:
             case ReplicasListed():
                 answered(ListReplicas)
                 self.replicas = event.replicas
-                if self._published and not any(mine.node_id == self._me.node_id for mine in self.replicas):
-                    self._published = None  # an operator has removed this node, but here it is
+                mine = next((mark for mark in event.replicas if mark.node_id == self._me.node_id), None)
+                if mine is None or replace(mine, version=0) != self._published:
+                    # An operator has removed this node, but here it is; or somebody else has spoken in its name.
+                    self._published = None
             case ReplicaRemoved():
                 answered(RemoveReplica, event.node_id)
                 return self._removed(event.node_id)

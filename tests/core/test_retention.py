@@ -219,6 +219,21 @@ def test_a_removed_node_that_is_there_registers_again():
     assert bench.mark() == [PublishMark(whole("n1", 7))]
 
 
+@pytest.mark.parametrize("found", [whole("n1", 9), installing("n1", 7)])
+def test_a_mark_that_is_not_the_own_one_is_replaced(found: Replica):
+    """An earlier life's mark arrived late, or another process used this id: it must license nothing (R1)."""
+    bench = Bench(7)
+    bench.mark()
+    bench.synced(at(7))
+    bench.mark(0.1)
+    bench.published(whole("n1", 7))
+    bench.register(dataclasses.replace(whole("n1", 7), version=3), whole("n2", 9))
+    assert bench.mark(5.0) == []
+    bench.register(found, whole("n2", 9))
+
+    assert bench.mark(5.1) == [PublishMark(whole("n1", 7))]
+
+
 def test_who_is_up_is_not_removed():
     """It would register again at once; the operator is told to stop it first."""
     bench = Bench(7, whole("n1", 7), whole("n2", 7))
