@@ -57,6 +57,7 @@ def test_only_whole_stores_license_trimming(make_cluster: Callable[..., Cluster]
     cluster = make_cluster(command=small_segments("--retain", "0"), session_timeout_s=2)
     leader, ledger = cluster.start(), Ledger()
     first, second = others(cluster, leader)
+    wait_until_held(leader, *cluster.nodes)  # from now on all three are counted on
 
     second.kill()  # two of three hold what is written now
     fill_until_trimmed(ledger, leader, leader.status()["tail_index"])
@@ -103,6 +104,7 @@ def test_trimming_goes_on_where_a_killed_leader_left_it(make_cluster: Callable[.
     cluster = make_cluster(command=small_segments("--retain", "0"))
     leader, ledger = cluster.start(), Ledger()
     first, second = others(cluster, leader)
+    wait_until_held(leader, *cluster.nodes)  # from now on all three are counted on
     first.kill()
     second.kill()
     ledger.fill(leader, 4 * SEGMENT)
@@ -173,6 +175,7 @@ def test_a_full_log_refuses_writes_until_it_can_be_trimmed(make_cluster: Callabl
     cluster = make_cluster(command=small_segments("--retain", "1000", "--log-limit-mb", "1"))
     leader, ledger = cluster.start(), Ledger()
     first, second = others(cluster, leader)
+    wait_until_held(leader, *cluster.nodes)  # from now on all three are counted on
     first.kill()
     second.kill()
     while ledger.write(leader, size=16_000) == "committed":
