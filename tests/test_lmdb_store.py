@@ -312,6 +312,20 @@ def test_a_crash_anywhere_in_replacing_leaves_one_whole_store(tmp_path: Path, cr
     assert verify(data_dir / "store").position == chain.position
 
 
+def test_the_names_of_a_new_store_survive_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its first mark says that it is durable: LMDB flushes the file, but not the directories that name it (R1)."""
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with closing(LmdbStore(tmp_path / "store")):
+        assert {(tmp_path / "store").stat().st_ino, tmp_path.stat().st_ino} <= flushed
+
+
 # --- operators ------------------------------------------------------------------------------------------------
 
 

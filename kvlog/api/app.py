@@ -15,7 +15,7 @@ from kvlog.core.role import Role
 from kvlog.core.values import PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
 from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import REQUEST_ID_HEADER, NoSnapshot, Service, Write
+from kvlog.service import CLUSTER_HEADER, REQUEST_ID_HEADER, NoSnapshot, Service, Write
 from kvlog.snapshot import MEDIA_TYPE
 
 _pushes = msgspec.msgpack.Decoder(PushBody)
@@ -142,7 +142,8 @@ def _write(service: Service, command: Command, request_id: str, path: str, body:
     """Carry out a write here or at the leader."""
     ack, timeout_s = parse.write_options(_query())
     forwarded = "Kvlog-Forwarded" in request.headers
-    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body)
+    cluster_id = request.headers.get(CLUSTER_HEADER, "")
+    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body, cluster_id)
     result = service.write(write)
     if isinstance(result, Forwarded):
         handed_on = ("Retry-After", views.REPLAYED_HEADER)

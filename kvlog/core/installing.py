@@ -219,10 +219,10 @@ def all_lost(first_index: int, others: dict[tuple[str, str], int]) -> str:
     ends = {node_id: index for (node_id, _), index in others.items()}
     stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(ends.items()))
     return (
-        f"the log begins at entry {first_index}, and no store of a registered node holds what was before it (this "
-        f"one is behind it{stores}); nothing was touched; if recover or restore made this log, start the node "
-        "with the store that it named first, then this one again; if a data directory survives elsewhere, start a "
-        "node on it; else the data before that entry is lost: restore the last backup into a new root: "
+        f"the log begins at entry {first_index}, and no store of a registered node holds what was before it "
+        f"(this one is behind it{stores}); nothing was touched; if recover or restore made this log, start the "
+        "node with the store that it named first, then this one again; if a data directory survives elsewhere, "
+        "start a node on it; else the data before that entry is lost: restore the last backup into a new root: "
         "python -m kvlog restore FILE --zk HOSTS --root NEW_ROOT --data-dir DIR"
     )
 

@@ -132,6 +132,7 @@ class Node(Conduct):
             self.standing.session_lost()
         else:
             self.standing.session_suspended()
+        self._skipping.disconnected()
         self._become(Input.DISCONNECTED)
         self._handed_over()
 

@@ -88,6 +88,10 @@ class Skipping:
         if asked_at >= self._wanted_at:
             self._tail_confirmed = True
 
+    def disconnected(self) -> None:
+        """The next connection may lead to a server that lags behind what the quorum has told."""
+        self._tail_confirmed = False
+
     @property
     def needs_tail(self) -> bool:
         """A skip is wanted, and the tail has not been confirmed since (K3)."""

@@ -48,6 +48,18 @@ def delete(node: ClusterNode, path: str, body: bytes | None = None) -> Said:
     return Said(answer.status, answer.headers, answer.body)
 
 
+# --- forwarded writes -----------------------------------------------------------------------------------------
+
+
+def test_a_write_that_another_clusters_node_forwards_is_refused(unchanged: ClusterNode):
+    """Its leader had this address before: a write that landed here would be acknowledged there, and be lost."""
+    headers = {"Content-Type": "application/json", "Kvlog-Forwarded": "n9", "Kvlog-Request-Id": "~abc-1"}
+    answer = unchanged.request("POST", "/update", body=BODY, headers=headers | {"Kvlog-Cluster": "another"})
+
+    assert (answer.status, answer.body["outcome"]) == (503, "refused")
+    assert "kvlog-retry" in answer.headers
+
+
 # --- the header Idempotency-Key -------------------------------------------------------------------------------
 
 

@@ -278,3 +278,15 @@ def test_a_store_that_differs_is_told_what_to_do():
     """What happened, what it means, what to do."""
     assert "mv DATA_DIR/store DATA_DIR/store.before" in skipped_elsewhere(7)
     assert "log entry 7" in skipped_elsewhere(7)
+
+
+def test_a_new_connection_has_to_confirm_the_tail_again():
+    """Its server may not have the entry behind the bad one yet, and the skip would be chained past it (K3)."""
+    bench = Bench()
+    assert bench.ask() == ""
+    bench.skipping.disconnected()
+
+    assert bench.skipping.needs_tail
+    assert bench.skipping.work() == []
+    bench.skipping.tail_confirmed(6.0)
+    assert bench.skipping.work() == [ReadEntries(4, 1)]
