@@ -78,8 +78,8 @@ class SystemClock:
     """The clocks of this machine."""
 
     def monotonic(self) -> float:
-        """See ports.Clock."""
-        return time.monotonic()
+        """See ports.Clock. It goes on while the machine is suspended: what was fresh before is old after."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall_ms(self) -> int:
         """See ports.Clock."""
@@ -314,6 +314,7 @@ def _assemble(
         settings.zk,
         Layout(settings.root),
         known=store.position().identity,
+        may_create=not (settings.data_dir / DAMAGED).exists(),
         data_dir=settings.data_dir,
         window=settings.request_window,
         session_timeout_s=settings.session_timeout_s,
@@ -322,10 +323,14 @@ def _assemble(
         say=say,
         fail=fail,
     )
-    incoming = settings.data_dir / INCOMING
     # A push or probe that ended by an exception would never be answered, and never be made again.
     threads = GuardedThreads(PEER_THREADS, guard, thread_name_prefix="kvlog-peer")
-    peers = HttpPeers(runtime.post, incoming=incoming, verify=lambda copy: inspect(copy).position, threads=threads)
+    peers = HttpPeers(
+        runtime.post,
+        incoming=settings.data_dir / INCOMING,
+        verify=lambda copy: inspect(copy).position,
+        threads=threads,
+    )
 
     def close() -> None:
         guard.off()

@@ -58,6 +58,7 @@ class MemoryEnsemble:
     kept_from: int = 0  # what is below has been deleted
     skips: dict[int, bytes] = field(default_factory=dict)  # all there ever were
     replicas: dict[str, Replica] = field(default_factory=dict)
+    registry_version: int = 0
     sessions: set[int] = field(default_factory=set)
     candidates: dict[str, _Znode] = field(default_factory=dict)
     members: dict[str, _Znode] = field(default_factory=dict)
@@ -183,7 +184,7 @@ class MemorySession:
                 effect.confirm,
                 ensemble.first_index,
                 ensemble.first_bytes,
-                tuple(sorted(index for index in ensemble.skips if index >= ensemble.kept_from)),
+                tuple(sorted(ensemble.skips)),
             )
 
         self._carry(request, ev.Failed(effect))
@@ -239,6 +240,9 @@ class MemorySession:
             if first > ensemble.first_index:
                 if segment_of(first) > segment_of(len(ensemble.entries)):
                     return ev.Failed(effect)  # there is no such segment
+                changed = effect.registry_version != ensemble.registry_version
+                if effect.holders and changed:
+                    return ev.Failed(effect)
                 if any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
                     return ev.Failed(effect)
                 begins, ensemble.first_index = ensemble.first_index, first
@@ -266,6 +270,7 @@ class MemorySession:
         def request() -> ev.Event:
             before = self._ensemble.replicas.get(effect.mark.node_id)
             version = before.version + 1 if before is not None else 0
+            self._ensemble.registry_version += before is None
             mark = dataclasses.replace(effect.mark, version=version)
             self._ensemble.replicas[effect.mark.node_id] = mark
             return ev.MarkPublished(effect.mark)
@@ -277,7 +282,8 @@ class MemorySession:
 
         def request() -> ev.Event:
             replicas = self._ensemble.replicas
-            return ev.ReplicasListed(tuple(replicas[node_id] for node_id in sorted(replicas)))
+            listed = tuple(replicas[node_id] for node_id in sorted(replicas))
+            return ev.ReplicasListed(listed, self._ensemble.registry_version)
 
         self._carry(request, ev.Failed(effect))
 
@@ -285,7 +291,8 @@ class MemorySession:
         """See ports.Election."""
 
         def request() -> ev.Event:
-            self._ensemble.replicas.pop(effect.node_id, None)
+            if self._ensemble.replicas.pop(effect.node_id, None) is not None:
+                self._ensemble.registry_version += 1
             return ev.ReplicaRemoved(effect.node_id)
 
         self._carry(request, ev.Failed(effect))

@@ -17,7 +17,7 @@ from kvlog.cli.directories import locked, move
 from kvlog.errors import CommandFailed
 from kvlog.lmdb_store import LmdbStore
 from kvlog.snapshot import Header
-from kvlog.store_dirs import STORE, remove
+from kvlog.store_dirs import STORE, remove, settle_files
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 RESTORING = "store.restoring"
@@ -35,6 +35,7 @@ def restore(command: Restore) -> None:
         if header.index < 0:
             raise CommandFailed(f"{command.file} holds nothing: begin with empty data directories instead")
         found = _look(command, header)
+        settle_files(command.data_dir)  # a crash may have left the store under another name
         store = command.data_dir / STORE
         if store.exists():
             _refuse_store(found, store)

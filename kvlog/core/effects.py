@@ -166,13 +166,14 @@ class Trim:
     """Drop the first segment that is left of those below ``first_index``, while candidate ``fence`` exists.
 
     That the log begins at ``first_index`` is noted before anything is deleted, in one transaction which checks
-    that the fence is there and that the marks of ``holders`` are of the versions by which they license it.
-    Answered by Trimmed or Failed.
+    that the fence is there, that the marks of ``holders`` are of the versions by which they license it, and that
+    nobody has been registered or removed since ``registry_version``. Answered by Trimmed or Failed.
     """
 
     fence: str
     first_index: int
     holders: tuple[Replica, ...] = ()
+    registry_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class TailRead:
 
     ``confirmed``: a quorum operation came before the reading, so no earlier acknowledged entry is missing.
     ``first_index``: where the log begins; what was before it has been trimmed, ``first_bytes`` in all.
-    ``skips``: the entries that were skipped, ascending.
+    ``skips``: the entries that were ever skipped, ascending, be they trimmed since.
     """
 
     tail_index: int
@@ -201,9 +201,13 @@ class MarkPublished:
 
 @dataclass(frozen=True, slots=True)
 class ReplicasListed:
-    """The nodes that the cluster counts on, in order of their ids."""
+    """The nodes that the cluster counts on, in order of their ids.
+
+    ``version`` changes whenever one is registered or removed.
+    """
 
     replicas: tuple[Replica, ...]
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

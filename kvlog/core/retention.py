@@ -5,10 +5,10 @@ Invariants (tests cite the numbers):
 R1  A replica says that it holds an index only once its store would survive a power cut there.
 R2  Only whole stores count: not one that has missed entries, nor one that waits for a snapshot.
 R3  Trimmed is what a majority of the registered replicas holds, in whole segments; the last ``retain_entries``
-    stay. A log that has more than half of the bytes that it may have keeps nothing that a majority holds, and if
-    whole segments do not help, it is trimmed within one.
+    stay. Of a log that has more than half of the bytes that it may have, only about a quarter of them stays, and
+    if whole segments do not help, it is trimmed within one.
 R4  Only a leader trims. ZooKeeper checks with each deletion that it still is one, and, when the log's beginning
-    is moved, that the marks by which it may be moved are still those.
+    is moved, that the marks by which it may be moved, and the replicas that count, are still those.
 R5  A log that has all the bytes that it may have takes no more entries, barriers and skips apart.
 """
 
@@ -56,6 +56,7 @@ class Retention:
         self._clean = False  # nothing is left below the log's beginning
         self._full = False
         self.replicas: tuple[Replica, ...] = ()
+        self._registry_version = 0
 
     # --- what happens -------------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ class Retention:
                 self._published = event.mark
             case ReplicasListed():
                 answered(ListReplicas)
-                self.replicas = event.replicas
+                self.replicas, self._registry_version = event.replicas, event.version
                 mine = next((mark for mark in event.replicas if mark.node_id == self._me.node_id), None)
                 if mine is None or replace(mine, version=0) != self._published:
                     # An operator has removed this node, but here it is; or somebody else has spoken in its name.
@@ -174,16 +175,19 @@ class Retention:
 
     def trim(self, cursor: Cursor, fence: str) -> list[Effect]:
         """Drop what need not be kept any longer (R3, R4)."""
-        heavy = self.log_weight(cursor) > self._log_bytes_max // 2
-        keep_from = cursor.next_index if heavy else cursor.next_index - self._retain_entries
-        keep_from = max(0, min(keep_from, self.held_by_majority + 1))
+        weight, entries = self.log_weight(cursor), cursor.next_index - self._first_index
+        heavy = weight > self._log_bytes_max // 2
+        # A quarter stays also then: who is just copying a store finds behind it what it needs next.
+        quarter = entries * self._log_bytes_max // 4 // max(1, weight)
+        retain = min(self._retain_entries, quarter) if heavy else self._retain_entries
+        keep_from = max(0, min(cursor.next_index - retain, self.held_by_majority + 1))
         first = first_of(segment_of(keep_from))
         if heavy and first <= self._first_index:
             first = keep_from
         first = max(first, self._first_index)
         if first == self._first_index and (self._clean or first == 0):
             return []
-        return self._questions.ask(Trim(fence, first, tuple(self._holders)))
+        return self._questions.ask(Trim(fence, first, tuple(self._holders), self._registry_version))
 
     @property
     def first_index(self) -> int:

@@ -12,6 +12,7 @@ from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.values import Candidate, Member, Replica
 from kvlog.zookeeper.layout import CandidateData, MemberData, ReplicaData, parse_candidate
+from kvlog.zookeeper.multi import failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
 
 
@@ -167,31 +168,49 @@ class ZooKeeperElection:
         except NoNodeError:
             with suppress(NodeExistsError):  # only a log that was made before there were marks has none
                 call(self._client.create_async(self._layout.replicas))
-            _, stat = call(self._client.create_async(path, data, include_data=True))
+            if not self._register(path, data):
+                return ev.Failed(effect)
+            stat = call(self._client.exists_async(path))
+            if stat is None:
+                return ev.Failed(effect)
         except BadVersionError:
             return ev.Failed(effect)  # it is read again before the next try
         self._mark_version = stat.version
         return ev.MarkPublished(mark)
+
+    def _register(self, path: str, data: bytes) -> bool:
+        """Make a mark's znode, and note that there is one more: trims that were licensed before are void."""
+        transaction = self._client.transaction()
+        transaction.set_data(self._layout.replicas, b"")
+        transaction.create(path, data)
+        return failure_in(self._session.call(transaction.commit_async())) is None
 
     def list_replicas(self, effect: do.ListReplicas) -> None:
         """See ports.Election."""
         self._session.run(effect, self._list_replicas)
 
     def _list_replicas(self) -> ev.Event:
-        try:
-            names = self._session.call(self._client.get_children_async(self._layout.replicas))
-        except NoNodeError:
+        # Answered in this order: whoever is registered after the version was read is noted by a later one.
+        registry = self._client.exists_async(self._layout.replicas)
+        children = self._client.get_children_async(self._layout.replicas)
+        stat = self._session.call(registry)
+        if stat is None:
             return ev.ReplicasListed(())
+        names = self._session.call(children)
         found = self._read_all({name: self._layout.replica(name) for name in names})
         replicas = (_replica(name, data, stat.version) for name, (data, stat) in sorted(found.items()))
-        return ev.ReplicasListed(tuple(replica for replica in replicas if replica is not None))
+        return ev.ReplicasListed(tuple(replica for replica in replicas if replica is not None), stat.version)
 
     def remove_replica(self, effect: do.RemoveReplica) -> None:
         """See ports.Election."""
 
         def work() -> ev.Event:
-            with suppress(NoNodeError):  # it was never there, or was removed before
-                self._session.call(self._client.delete_async(self._layout.replica(effect.node_id)))
+            transaction = self._client.transaction()
+            transaction.set_data(self._layout.replicas, b"")
+            transaction.delete(self._layout.replica(effect.node_id))
+            failure = failure_in(self._session.call(transaction.commit_async()))
+            if failure is not None and not isinstance(failure, NoNodeError):  # it may be gone already
+                raise failure
             return ev.ReplicaRemoved(effect.node_id)
 
         self._session.run(effect, work)

@@ -37,7 +37,9 @@ class ZooKeeperLog:
         self._client = session.client
         self._trimmer = Trimmer(session)
         self._watch_generation = 0
-        self._skips: frozenset[int] = frozenset()  # used on the session's thread only
+        # As of the last reading of the tail; used on the session's thread only.
+        self._skips: frozenset[int] = frozenset()
+        self._first_index = 0
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ class ZooKeeperLog:
         segment = max(segments_in(names), default=-1)
         if segment < segment_of(begin.first_index):
             session.refuse(session.refusal.broken_log(f"the log has no segment {segment_of(begin.first_index)}"))
-        self._skips = frozenset(skips_in(names))
+        self._skips, self._first_index = frozenset(skips_in(names)), begin.first_index
         stat = session.call(self._client.exists_async(self._layout.segment(segment)))
         if stat is None:
             return ev.Failed(effect)
@@ -98,8 +100,10 @@ class ZooKeeperLog:
 
     def _read_entries(self, effect: do.ReadEntries) -> ev.Event:
         indices = range(effect.first_index, effect.first_index + effect.count)
-        layout = self._layout
-        paths = (layout.skip(index) if index in self._skips else layout.entry(index) for index in indices)
+        layout, first = self._layout, self._first_index
+        # A skip stays when what it stands for is trimmed.
+        skipped = {index for index in self._skips if index >= first}
+        paths = (layout.skip(index) if index in skipped else layout.entry(index) for index in indices)
         # All of them are on their way before the first answer is waited for.
         pending = [self._client.get_async(path) for path in paths]
         entries = []

@@ -21,6 +21,14 @@ class Refusal:
         """There is nothing where the log should be."""
         return f"there is no log below {self._place}, but {self._belongs_to(mine)}. {self._resolve()}"
 
+    def store_put_aside(self) -> str:
+        """There is no log, and this node's store, which would know of one, was damaged."""
+        return (
+            f"there is no log below {self._place}, and the store in {self.data_dir} was damaged and put aside: "
+            "this node cannot know whether there should be one; if there never was, move store.damaged away. "
+            f"{self._resolve()}"
+        )
+
     def another_log(self, mine: Identity, found: Identity) -> str:
         """There is a log, but not the one that the store belongs to."""
         if mine.cluster_id != found.cluster_id:

@@ -69,7 +69,8 @@ _NO_ANSWER = (
 class ZooKeeperSession:
     """A kazoo client with its one worker thread, on which requests of several steps run in plain order.
 
-    ``known`` is the log that the store belongs to, if it has one: then nothing is made where no log is found.
+    ``known`` is the log that the store belongs to, if it has one: then nothing is made where no log is found; nor
+    without ``may_create``.
     ``data_dir`` is where that store is, for the words of a refusal. ``window``: for how many revisions requests
     are remembered, should this node be the one that makes the log. ``say`` is told what people should know;
     ``fail`` ends the process (exit code, last line).
@@ -81,6 +82,7 @@ class ZooKeeperSession:
         layout: Layout,
         *,
         known: Identity | None,
+        may_create: bool = True,
         data_dir: Path,
         session_timeout_s: float,
         post: Post,
@@ -93,6 +95,7 @@ class ZooKeeperSession:
         self.post = post
         self.clock = clock
         self._known = known
+        self._may_create = may_create
         self.say = say
         self._fail = fail
         self._hosts = hosts
@@ -181,6 +184,8 @@ class ZooKeeperSession:
             if self._known is not None:  # the server that was asked may only lag behind
                 self.require_log()
                 data, _ = self.call(self.client.get_async(layout.cluster))
+            elif not self._may_create:
+                self.refuse(self.refusal.store_put_aside())
             else:
                 self._create()
                 data = self._made()

@@ -11,7 +11,7 @@ from kazoo.exceptions import BadVersionError, NoNodeError
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import first_of, segment_of
-from kvlog.zookeeper.layout import LogData, is_entry, log_bytes_before, log_data, segments_in, skips_in
+from kvlog.zookeeper.layout import LogData, is_entry, log_bytes_before, log_data, segments_in
 from kvlog.zookeeper.multi import batches, failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
 
@@ -34,6 +34,7 @@ class Trimmer:
         self._session = session
         self._layout = session.layout
         self._client = session.client
+        self._said = ""  # why a trim was refused, which is asked for again and again
 
     def trim(self, effect: do.Trim) -> ev.Event:
         """See ports.Log."""
@@ -41,9 +42,11 @@ class Trimmer:
             begin = self._note(effect)
             done = self._drop_segment(effect, begin)
         except _Refused as refused:
-            if str(refused):
+            if str(refused) and str(refused) != self._said:
+                self._said = str(refused)
                 self._session.say(f"cannot trim the log up to entry {effect.first_index}: {refused}")
             return ev.Failed(effect)
+        self._said = ""
         return ev.Trimmed(begin.first_index, begin.first_bytes, done)
 
     def _note(self, effect: do.Trim) -> LogData:
@@ -58,6 +61,8 @@ class Trimmer:
             return begin
         begin = LogData(first, self._bytes_before(first, begin))
         transaction = self._fenced(effect)
+        if effect.holders:
+            transaction.check(self._layout.replicas, version=effect.registry_version)
         for mark in effect.holders:
             transaction.check(self._layout.replica(mark.node_id), version=mark.version)
         # Somebody else may have noted more since: the log never grows back.
@@ -102,9 +107,9 @@ class Trimmer:
         layout, first = self._layout, begin.first_index
         names = self._session.call(self._client.get_children_async(layout.log))
         left = [number for number in segments_in(names) if number < segment_of(first)]
-        end = first_of(left[0] + 1) if left else first
-        doomed = [layout.skip(index) for index in skips_in(names) if index < end]
         own = first_of(segment_of(first))
+        # Skips stay: by them, whoever has applied what was skipped finds out, however late (K4).
+        doomed: list[str] = []
         if left:
             # The segment goes last: as long as it is there, another trim finds what was left of it.
             doomed += [*self._below(layout.segment(left[0])), layout.segment(left[0])]

@@ -86,6 +86,7 @@ class WorldNode(ABC):
 
     me: Member
     events: Events
+    registry_version = 0
     log: Log
     election: Election
 
@@ -135,9 +136,12 @@ class WorldNode(ABC):
         self.log.read_entries(do.ReadEntries(first, count))
         return self.events.wait(ev.EntriesRead, lambda found: found.first_index == first).entries
 
-    def trim(self, first_index: int, fence: str, holders: tuple[Replica, ...] = ()) -> ev.Trimmed | ev.Failed:
-        """Take one step of a trim, and wait for what became of it."""
-        effect = do.Trim(fence, first_index, holders)
+    def trim(
+        self, first_index: int, fence: str, holders: tuple[Replica, ...] = (), version: int | None = None
+    ) -> ev.Trimmed | ev.Failed:
+        """Take one step of a trim, licensed by what was listed last, and wait for what became of it."""
+        registry = self.registry_version if version is None else version
+        effect = do.Trim(fence, first_index, holders, registry)
         self.log.trim(effect)
         return self.events.wait(
             ev.Trimmed | ev.Failed,  # type: ignore[arg-type]
@@ -163,7 +167,9 @@ class WorldNode(ABC):
         """The replicas in order, as of now."""
         self.catch_up()
         self.election.list_replicas(do.ListReplicas())
-        return self.events.wait(ev.ReplicasListed).replicas
+        listed = self.events.wait(ev.ReplicasListed)
+        self.registry_version = listed.version
+        return listed.replicas
 
     def candidates(self) -> tuple:
         """The candidates in order, as of now."""

@@ -244,6 +244,11 @@ def test_a_trim_is_licensed_by_the_marks_as_they_are(world: World):
     leader.catch_up()
     assert isinstance(leader.trim(SEGMENT_ENTRIES, fence, before), ev.Failed)
     assert (leader.tail_read().first_index, leader.read(0, 1)) == (0, (b"0",))
+    before, version = leader.replicas(), leader.registry_version
+    other.publish(Replica("n3", "n3:80", -1, Holding.WHOLE))
+    leader.catch_up()
+    assert isinstance(leader.trim(SEGMENT_ENTRIES, fence, before, version), ev.Failed), "n3 counts as well now"
+    other.remove_replica("n3")
     trimmed = leader.trim(SEGMENT_ENTRIES, fence, leader.replicas())
     assert trimmed == ev.Trimmed(SEGMENT_ENTRIES, bytes_of(SEGMENT_ENTRIES), done=True)
 
@@ -302,8 +307,8 @@ def test_the_first_skip_of_an_entry_stays(world: World):
     assert other.read(0, 3) == (b"another", b"first", b"2")
 
 
-def test_a_skip_goes_with_its_segment(world: World):
-    """Those of later segments stay."""
+def test_a_skip_stays_when_its_segment_is_trimmed(world: World):
+    """By it, a node that has applied what was skipped finds out when it comes back (K4)."""
     leader, other = world.node("n1"), world.node("n2")
     fence = leader.enrolled().name
     leader.fill(SEGMENT_ENTRIES + 2, fence)
@@ -311,6 +316,7 @@ def test_a_skip_goes_with_its_segment(world: World):
     leader.write_skip(SEGMENT_ENTRIES, b"skip")
     leader.trim(SEGMENT_ENTRIES, fence)
 
-    assert leader.tail_read().skips == other.tail_read().skips == (SEGMENT_ENTRIES,)
+    expected = (SEGMENT_ENTRIES - 1, SEGMENT_ENTRIES)
+    assert leader.tail_read().skips == other.tail_read().skips == expected
     assert leader.read(SEGMENT_ENTRIES - 1, 3) == other.read(SEGMENT_ENTRIES - 1, 3) == ()
     assert other.read(SEGMENT_ENTRIES, 2) == (b"skip", b"%d" % (SEGMENT_ENTRIES + 1))
