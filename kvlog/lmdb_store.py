@@ -143,13 +143,16 @@ class LmdbStore:
     def rebase(self, identity: Identity, applied_index: int) -> Position:
         """Let the store stand at an index of another log, which is to begin behind it; for operators' tools.
 
-        What it holds, its revision and its hash stay. The node must not run.
+        What it holds, its revision and its hash stay. Epochs begin anew: they are zxids, and those of another
+        ZooKeeper say nothing of this one's. The node must not run.
         """
 
         def rebased(before: Position) -> Position:
             invariant(not before.gaps, f"a stale store is made the beginning of a log: {before}")
             invariant(applied_index > before.applied_index, f"{before} rebased to {applied_index}")
-            return msgspec.structs.replace(before, identity=identity, applied_index=applied_index)
+            return msgspec.structs.replace(
+                before, identity=identity, applied_index=applied_index, epoch=0, leader=None
+            )
 
         return self._move(rebased)
 

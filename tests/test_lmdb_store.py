@@ -316,14 +316,15 @@ def test_a_crash_anywhere_in_replacing_leaves_one_whole_store(tmp_path: Path, cr
 
 
 def test_a_store_is_made_the_beginning_of_another_log(tmp_path: Path):
-    """It stands elsewhere; all else is as it was."""
+    """It stands elsewhere, and nobody has led there yet; all else is as it was."""
     chain, identity = chain_of(10), Identity("c9", 1)
     with closing(filled(tmp_path / "store", chain)) as store:
         before = (store.items(), store.requests())
         moved = store.rebase(identity, 1_000)
 
         assert moved == store.position()
-        assert moved == msgspec.structs.replace(chain.position, identity=identity, applied_index=1_000)
+        there = {"identity": identity, "applied_index": 1_000, "epoch": 0, "leader": None}
+        assert moved == msgspec.structs.replace(chain.position, **there)
         assert before == (store.items(), store.requests())
         with pytest.raises(InvariantViolation):
             store.rebase(identity, 1_000)
