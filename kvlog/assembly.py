@@ -40,7 +40,7 @@ from kvlog.core.events import HandoverRequested
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Member, NodeSettings
-from kvlog.errors import InUse, KvlogError
+from kvlog.errors import InUse, KvlogError, StoreFailure
 from kvlog.failpoints import FAILPOINTS, hit
 from kvlog.guard import Guard, GuardedThreads
 from kvlog.lmdb_store import LmdbStore
@@ -349,7 +349,10 @@ def _assemble(
         kill=kill,
         copy_store=store.snapshot,
     )
-    return create_app(service)
+    app = create_app(service)
+    # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
+    app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
+    return app
 
 
 def _naming(settings: Settings, fail: Callable[[int, str], NoReturn]) -> Callable[[int, str], NoReturn]:

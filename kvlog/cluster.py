@@ -75,6 +75,7 @@ class ClusterNode:
             *("--port", str(self.port), "--zk", cluster.hosts, "--root", cluster.root),
             *("--data-dir", str(self.data_dir), "--recover", recover),
             *("--session-timeout", str(cluster.session_timeout_s), "--demo"),
+            *cluster.flags,
             *flags,
         ]
         said = self._lines_on_ready()
@@ -157,7 +158,7 @@ class ClusterNode:
                 fields=fields,
                 body=body,
                 timeout=timeout_s,
-                headers=({"Content-Type": "application/json"} if body is not None else {}) | (headers or {}),
+                headers={**({"Content-Type": "application/json"} if body is not None else {}), **(headers or {})},
             )
         except HTTPError as error:
             raise Unavailable(f"{method} {path} on {self.address}: {error}") from error
@@ -165,8 +166,8 @@ class ClusterNode:
             content = json.loads(response.data) if response.data else {}
         except ValueError as error:
             raise Unavailable(f"{method} {path} on {self.address} was not answered in JSON: {error}") from error
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, content, headers)
+        answered = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, content, answered)
 
     @property
     def answers(self) -> bool:
@@ -191,11 +192,22 @@ class ClusterNode:
         """GET /read."""
         return self.request("GET", "/read", fields={"key": key})
 
-    def update(self, key: str, value: str, *, ack: str = "replicas", timeout_s: float = 5) -> Answer:
-        """POST /update, in the node's time limit of ``timeout_s``."""
+    def update(
+        self, key: str, value: str, *, ack: str = "replicas", timeout_s: float = 5, request_id: str = ""
+    ) -> Answer:
+        """POST /update, in the node's time limit of ``timeout_s``, under an Idempotency-Key if there is one."""
         path = f"/update?ack={ack}&timeout_ms={round(timeout_s * 1000)}"
         body = json.dumps({"key": key, "value": value}).encode()
-        return self.request("POST", path, body=body, timeout_s=timeout_s + ANSWER_S)
+        headers = {"Idempotency-Key": request_id} if request_id else None
+        return self.request("POST", path, body=body, headers=headers, timeout_s=timeout_s + ANSWER_S)
+
+    def remembered(self, request_id: str) -> Answer:
+        """GET /v1/requests/<id>."""
+        return self.request("GET", f"/v1/requests/{request_id}")
+
+    def settle(self, request_id: str) -> Answer:
+        """DELETE /v1/requests/<id>."""
+        return self.request("DELETE", f"/v1/requests/{request_id}")
 
     def catch_up(self) -> Answer:
         """POST /v1/admin/catchup."""
@@ -206,7 +218,7 @@ class Cluster:
     """Nodes that share an ensemble and a root.
 
     Their stores and logs are in ``directory``, by default the keeper's. The ports are theirs for good: a node
-    that is started again has the same address and the same store.
+    that is started again has the same address and the same store. Every node is started with ``flags``.
     """
 
     def __init__(
@@ -219,6 +231,7 @@ class Cluster:
         session_timeout_s: float = 10,
         directory: Path | None = None,
         command: NodeCommand = server_command,
+        flags: Sequence[str] = (),
     ) -> None:
         self.keeper = keeper
         self.hosts = hosts
@@ -227,6 +240,7 @@ class Cluster:
         self.directory = directory or keeper.directory / f"cluster-{ports[0]}"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.command = command
+        self.flags = tuple(flags)
         self.pool = urllib3.PoolManager(num_pools=len(ports), maxsize=64, retries=False)
         self.nodes = [ClusterNode(self, number, port) for number, port in enumerate(ports)]
 

@@ -18,7 +18,7 @@ import msgspec
 
 from kvlog.core.machine import Position, Record, Remembered
 from kvlog.errors import StoreDamaged, StoreFailure
-from kvlog.store_dirs import full_disk
+from kvlog.store_dirs import DATA_FILE, full_disk, sync_directory
 
 MAP_BYTES = 64 * 1024**3
 """Upper bound of the store's size. It is address space, not disk or memory: the file grows as it is filled."""
@@ -113,6 +113,7 @@ def open_files(directory: Path, *, create: bool) -> Files:
     Raises:
         StoreFailure: it has another format.
     """
+    new = create and not (directory / DATA_FILE).exists()
     if create:
         directory.mkdir(parents=True, exist_ok=True)
     environment = lmdb.open(
@@ -139,6 +140,9 @@ def open_files(directory: Path, *, create: bool) -> Files:
                 f"the store in {directory} has format {found.decode(errors='replace')}, this kvlog knows "
                 f"{FORMAT}; run the version that wrote it, or move it away to start from the log"
             )
+    if new:  # LMDB flushes what is in its file; that there is such a file has to survive a power cut, too
+        sync_directory(directory)
+        sync_directory(directory.parent)
     return files
 
 

@@ -143,8 +143,8 @@ class LmdbStore:
     def rebase(self, identity: Identity, applied_index: int) -> Position:
         """Let the store stand at an index of another log, which is to begin behind it; for operators' tools.
 
-        What it holds, its revision and its hash stay. Epochs begin anew: they are zxids, and those of another
-        ZooKeeper say nothing of this one's. The node must not run.
+        What it holds, its revision and its hash stay. Its epoch goes: it is a zxid of the other log's ensemble,
+        and the new one's may count from the beginning. The node must not run.
         """
 
         def rebased(before: Position) -> Position:

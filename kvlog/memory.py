@@ -237,9 +237,8 @@ class MemorySession:
                 return ev.Failed(effect)
             first = effect.first_index
             if first > ensemble.first_index:
-                segment = segment_of(first)
-                if first != first_of(segment) or segment > segment_of(len(ensemble.entries)):
-                    return ev.Failed(effect)  # no segment begins there
+                if segment_of(first) > segment_of(len(ensemble.entries)):
+                    return ev.Failed(effect)  # there is no such segment
                 if any(ensemble.replicas.get(mark.node_id) != mark for mark in effect.holders):
                     return ev.Failed(effect)
                 begins, ensemble.first_index = ensemble.first_index, first

@@ -17,6 +17,7 @@ from kvlog.core.machine import Command, Position, Record, Remembered
 from kvlog.core.status import Status
 from kvlog.core.values import Ack, Answer, Outcome, PushAnswer, PushBody, Redirect, Refused, Unknown
 from kvlog.errors import InvariantViolation, Unavailable
+from kvlog.failpoints import hit
 from kvlog.peers import Forwarded, HttpPeers, NoAnswer, NotSent
 from kvlog.ports import Clock, Store
 from kvlog.runtime import Freshness, Runtime
@@ -40,6 +41,10 @@ OPERATOR_S = 10.0
 
 REQUEST_ID_HEADER = "Kvlog-Request-Id"
 """In a forwarded write: the id under which its outcome is remembered, the client's or the forwarding node's."""
+
+CLUSTER_HEADER = "Kvlog-Cluster"
+"""In a forwarded write: the cluster that it is for. A node of another one may have the leader's address by now."""
+
 COPIES_MAX = 2
 """Copies of the store at a time: each reads all of it, and keeps what is overwritten meanwhile on the disk."""
 
@@ -68,7 +73,7 @@ class Write:
     """A write as a client, or another node, has sent it.
 
     ``request_id`` is empty where the client gave none. ``method``, ``path`` and ``body`` are what the leader is
-    sent; the path has no query.
+    sent; the path has no query. ``cluster_id`` is that of the node which has forwarded it, if it has said so.
     """
 
     command: Command
@@ -79,6 +84,7 @@ class Write:
     method: str
     path: str
     body: bytes
+    cluster_id: str = ""
 
 
 class StoreCopy(Protocol):
@@ -211,6 +217,8 @@ class Service:
         One that was refused for a passing reason (a change of leader) is tried again until its time is over. A
         forwarded one whose answer got lost is asked for again under its id, so that it is never done twice.
         """
+        if write.cluster_id and write.cluster_id != self._cluster_id:
+            return Refused("this node belongs to another cluster, or does not know yet to which one", retry=True)
         if not self._slots.acquire(blocking=False):
             return Refused(f"{WRITES_MAX} writes are waiting on this node already")
         try:
@@ -249,6 +257,11 @@ class Service:
             if pause:
                 time.sleep(RETRY_S)
 
+    @property
+    def _cluster_id(self) -> str:
+        identity = self._store.position().identity
+        return identity.cluster_id if identity is not None else ""
+
     def _submit(self, write: Write, deadline: float, *, not_epoch: int) -> Answer:
         return self._runtime.ask(
             lambda token: ev.WriteSubmitted(
@@ -267,7 +280,11 @@ class Service:
         left_s = deadline - self._clock.monotonic()
         if left_s <= 0:
             return NotSent("the write's time ran out before it reached the leader")
-        headers = {"Kvlog-Forwarded": self.settings.node_id, REQUEST_ID_HEADER: write.request_id}
+        headers = {
+            "Kvlog-Forwarded": self.settings.node_id,
+            REQUEST_ID_HEADER: write.request_id,
+            CLUSTER_HEADER: self._cluster_id,
+        }
         if write.body:
             headers["Content-Type"] = "application/json"
         return self._peers.forward(
@@ -327,7 +344,7 @@ class Service:
             created_ms=self._clock.wall_ms(),
             node_id=self.settings.node_id,
         )
-        return SnapshotStream(encode(header, copy), copy, self._streams.release)
+        return SnapshotStream(_one_by_one(encode(header, copy)), copy, self._streams.release)
 
     def catch_up(self) -> Answer:
         """Fill in what a stale store has missed; waits until that is done."""
@@ -340,6 +357,14 @@ class Service:
     def skip(self, index: int, reason: str) -> Answer:
         """Have the entry skipped at which this node has halted; waits until it has gone on."""
         return self._runtime.ask(lambda token: ev.SkipRequested(token, index, reason), OPERATOR_S)
+
+
+def _one_by_one(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The parts of a snapshot, with a failpoint between each two."""
+    for number, part in enumerate(parts):
+        if number:
+            hit("mid_snapshot")
+        yield part
 
 
 def _says_refused(result: Outcome | Forwarded) -> bool:

@@ -312,19 +312,34 @@ def test_a_crash_anywhere_in_replacing_leaves_one_whole_store(tmp_path: Path, cr
     assert verify(data_dir / "store").position == chain.position
 
 
+def test_the_names_of_a_new_store_survive_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its first mark says that it is durable: LMDB flushes the file, but not the directories that name it (R1)."""
+    flushed: set[int] = set()
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with closing(LmdbStore(tmp_path / "store")):
+        assert {(tmp_path / "store").stat().st_ino, tmp_path.stat().st_ino} <= flushed
+
+
 # --- operators ------------------------------------------------------------------------------------------------
 
 
 def test_a_store_is_made_the_beginning_of_another_log(tmp_path: Path):
-    """It stands elsewhere, and nobody has led there yet; all else is as it was."""
+    """It stands elsewhere, in no epoch yet; all else is as it was."""
     chain, identity = chain_of(10), Identity("c9", 1)
     with closing(filled(tmp_path / "store", chain)) as store:
         before = (store.items(), store.requests())
         moved = store.rebase(identity, 1_000)
 
         assert moved == store.position()
-        there = {"identity": identity, "applied_index": 1_000, "epoch": 0, "leader": None}
-        assert moved == msgspec.structs.replace(chain.position, **there)
+        assert moved == msgspec.structs.replace(
+            chain.position, identity=identity, applied_index=1_000, epoch=0, leader=None
+        )
         assert before == (store.items(), store.requests())
         with pytest.raises(InvariantViolation):
             store.rebase(identity, 1_000)

@@ -15,7 +15,7 @@ from kvlog.core.role import Role
 from kvlog.core.values import PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
 from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import REQUEST_ID_HEADER, NoSnapshot, Service, Write
+from kvlog.service import CLUSTER_HEADER, REQUEST_ID_HEADER, NoSnapshot, Service, Write
 from kvlog.snapshot import MEDIA_TYPE
 
 _pushes = msgspec.msgpack.Decoder(PushBody)
@@ -110,6 +110,7 @@ def _add_routes(app: Flask, service: Service) -> None:
     @app.delete("/v1/requests/<request_id>")
     def settle(request_id: str) -> Response:
         request_id = parse.any_request_id(request_id)
+        parse.no_body("DELETE /v1/requests/<id>", _body())
         return _write(service, Settle(), request_id, f"/v1/requests/{request_id}", b"")
 
     @app.get("/v1/snapshot")
@@ -123,14 +124,17 @@ def _add_routes(app: Flask, service: Service) -> None:
 def _add_admin_routes(app: Flask, service: Service) -> None:
     @app.post("/v1/admin/catchup")
     def catch_up() -> Response:
+        parse.nothing("POST /v1/admin/catchup", _query(), _body())
         return _respond(views.done(service.catch_up()))
 
     @app.post("/v1/admin/replicas/<node_id>/remove")
     def remove_replica(node_id: str) -> Response:
+        parse.nothing("POST /v1/admin/replicas/<id>/remove", _query(), _body())
         return _respond(views.done(service.remove_replica(node_id)))
 
     @app.post("/v1/admin/log/skip")
     def skip() -> Response:
+        parse.parameters(_query())
         return _respond(views.done(service.skip(*parse.skip(_body()))))
 
 
@@ -138,7 +142,8 @@ def _write(service: Service, command: Command, request_id: str, path: str, body:
     """Carry out a write here or at the leader."""
     ack, timeout_s = parse.write_options(_query())
     forwarded = "Kvlog-Forwarded" in request.headers
-    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body)
+    cluster_id = request.headers.get(CLUSTER_HEADER, "")
+    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body, cluster_id)
     result = service.write(write)
     if isinstance(result, Forwarded):
         handed_on = ("Retry-After", views.REPLAYED_HEADER)

@@ -25,6 +25,9 @@ REASON_CHARACTERS_MAX = 500
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
 
+_DOT_SEGMENTS = (".", "..")
+"""What clients remove from a path before they send it (RFC 3986, 5.2.4)."""
+
 
 def parameters(query: str, *names: str) -> dict[str, str]:
     """The query's parameters, each of ``names`` at most once and nothing else.
@@ -103,7 +106,23 @@ def _known_characters(what: str, text: str) -> str:
             f"{what} {text[:50]!r}: must be 1 to {REQUEST_ID_BYTES_MAX} of the characters "
             "A-Z a-z 0-9 . _ : @ = + -"
         )
+    if text in _DOT_SEGMENTS:
+        raise InvalidInput(
+            f"{what} {text!r}: means a step within a path, so that nobody could ask for it; take another"
+        )
     return text
+
+
+def nothing(what: str, query: str, body: bytes) -> None:
+    """A request that is told by its path alone, so that parameters or a body can only be a mistake."""
+    parameters(query)
+    no_body(what, body)
+
+
+def no_body(what: str, body: bytes) -> None:
+    """A request that takes parameters at most."""
+    if body:
+        raise InvalidInput(f"{what} takes no body: its path says it all")
 
 
 def skip(body: bytes) -> tuple[int, str]:

@@ -90,14 +90,10 @@ def outcome(write: Write, result: Outcome, *, node_id: str) -> View:
             what = f"this write did not happen: {result.reason}; give it an Idempotency-Key of its own"
             return {"status": "refused", "outcome": "refused", "error": what}, status, {}
         case Refused():
-            again = "it is safe to try again"
+            what, again = "the write did not happen", "it is safe to try again"
             if write.request_id and not write.request_id.startswith(OWN_ID):
-                again += " with the same Idempotency-Key"
-            body = {
-                "status": "refused",
-                "outcome": "refused",
-                "error": f"this write did not happen: {result.reason}; {again}",
-            }
+                what, again = "this try did nothing", "try again with the same Idempotency-Key"
+            body = {"status": "refused", "outcome": "refused", "error": f"{what}: {result.reason}; {again}"}
             headers = {"Retry-After": "1"} | ({RETRY_HEADER: "1"} if result.retry else {})
             return body, HTTPStatus.SERVICE_UNAVAILABLE, headers
         case Unknown():

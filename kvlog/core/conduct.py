@@ -9,6 +9,7 @@ from __future__ import annotations
 from kvlog.core import effects as do
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
+from kvlog.core.events import TailRead
 from kvlog.core.installing import Installing
 from kvlog.core.leadership import Leadership
 from kvlog.core.machine import Position, View
@@ -44,7 +45,7 @@ class Conduct:
             retain_entries=settings.retain_entries,
             log_bytes_max=settings.log_bytes_max,
         )
-        self._skipping = Skipping(self._questions, settings.instance)
+        self._skipping = Skipping(self._questions, node_id=settings.node_id, instance=settings.instance)
         self._pushes = Pushes()
         self._parking = Parking(self._me)
         self._applied_when_asked = -1
@@ -70,8 +71,11 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
+            if self.role is Role.HALTED and self._skipping.needs_tail:
+                self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
-            self._out += self.retention.mark(self.cursor, self._now)
+            if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
+                self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
         self._stop()
@@ -241,8 +245,15 @@ class Conduct:
         if self.role is not Role.HALTED:
             self._become(Input.HALT, str(error))
 
-    def _resume(self, index: int, how: str = "which was skipped") -> None:
-        """The entry at which this node has halted is skipped, or a copied store stands behind it."""
+    def _resume_behind(self, index: int, log: TailRead) -> None:
+        """Go on if the entry at which this node has halted is skipped, or is not in the log any more."""
+        if index in log.skips:
+            self._resume(index, "which was skipped")
+        elif index < log.first_index:
+            self._resume(index, "which has been trimmed")
+
+    def _resume(self, index: int, how: str) -> None:
+        """The entry at which this node has halted is out of the way."""
         self.halted = None
         self.cursor.resume()
         self._out += self._skipping.resumed(index, how)

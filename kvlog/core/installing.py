@@ -6,9 +6,10 @@ is how operators ask for a copy.
 Invariants (tests cite the numbers):
 
 I1  One copy is fetched at a time; the own store stays as it is until a whole, verified one is there.
-I2  A copy that is behind the own store is never put in its place; a store with gaps stands still meanwhile.
-I3  That the state is lost for good is said only when every registered replica is up and has said that its store
-    does not reach the log's beginning either.
+I2  A copy that is behind the own store, or of another log, is never put in its place; a store with gaps stands
+    still meanwhile.
+I3  That nobody has what is needed is said only when every registered replica is up and has said that its store
+    does not reach the log's beginning either. The store that a log was made from may not have registered yet.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ About = SnapshotProgress | SnapshotFetched | SnapshotFailed
 RETRY_S = 1.0
 """Pause before a replica that gave no snapshot is asked again."""
 
+FRESH_S = 10.0
+"""For how long it counts that a replica has said that its store is too short as well."""
+
 SAY_S = 2.0
 """How often the progress is said."""
 
@@ -35,6 +39,7 @@ SAY_S = 2.0
 @dataclass(slots=True)
 class _Fetching:
     member: Member
+    first_index: int  # where the log began when it was asked
     since: float
     said_at: float
     received: int = 0
@@ -72,7 +77,7 @@ class Installing:
                 self._fetching = None
                 self._failed_at[event.node_id] = now
                 asked = (event.node_id, fetching.member.instance)
-                if event.applied_index is not None:
+                if event.applied_index is not None and event.applied_index + 1 < fetching.first_index:
                     self._too_short[asked] = event.applied_index
                 else:
                     self._too_short.pop(asked, None)
@@ -84,14 +89,14 @@ class Installing:
     ) -> list[Effect]:
         """Fetch a copy if one is needed, and install it once it is there (I1)."""
         if self._fetched is not None:
-            return self._install(self._fetched, cursor)
+            return self._install(self._fetched, cursor, now)
         if self._fetching is not None or not cursor.trimmed:
             return []
-        if self._hopeless(cursor, members, replicas):
+        if self._hopeless(members, replicas, now):
             return [Exit(WrongLog.exit_code, all_lost(cursor.first_index, self._too_short))]
         why = f"the log begins at entry {cursor.first_index}, and this store needs what was before"
         needed = max(cursor.first_index - 1, cursor.position.applied_index)
-        return self._fetch(self._best(members, replicas, leader, now), needed, why, now)
+        return self._fetch(self._best(members, replicas, leader, now), needed, why, cursor.first_index, now)
 
     def past(
         self,
@@ -104,22 +109,29 @@ class Installing:
     ) -> list[Effect]:
         """Fetch a copy from a node that has applied the entry ``bad_index``, if there is one, and install it."""
         if self._fetched is not None:
-            return self._install(self._fetched, cursor)
+            return self._install(self._fetched, cursor, now)
         if self.busy:
             return []
         past = {replica.node_id for replica in replicas if replica.durable_index >= bad_index}
         member = self._best(tuple(one for one in members if one.node_id in past), replicas, leader, now)
         why = f"this store began empty, and entry {bad_index} of the log cannot be applied"
-        return self._fetch(member, bad_index, why, now)
+        return self._fetch(member, bad_index, why, cursor.first_index, now)
 
-    def _fetch(self, member: Member | None, needed: int, why: str, now: float) -> list[Effect]:
+    def _fetch(self, member: Member | None, needed: int, why: str, first_index: int, now: float) -> list[Effect]:
         if member is None:
             return []
-        self._fetching = _Fetching(member, now, now)
+        self._fetching = _Fetching(member, first_index, now, now)
         return [Note(f"{why}: copying the store of {member.node_id}"), FetchSnapshot(member, needed)]
 
-    def _install(self, fetched: SnapshotFetched, cursor: Cursor) -> list[Effect]:
+    def _install(self, fetched: SnapshotFetched, cursor: Cursor, now: float) -> list[Effect]:
         fetching = self._fetching
+        mine = cursor.position.identity
+        if fetching is not None and mine not in (None, fetched.position.identity):
+            self._fetching = self._fetched = None
+            self._failed_at[fetching.member.node_id] = now
+            return [
+                Note(f"no snapshot from {fetching.member.node_id}: what it sent is a store of another cluster")
+            ]
         ahead = fetched.position.applied_index - cursor.position.applied_index
         if fetching is None or ahead < 0 or (ahead == 0 and not cursor.position.gaps):
             self._fetching = self._fetched = None
@@ -174,14 +186,16 @@ class Installing:
             default=None,
         )
 
-    def _hopeless(self, cursor: Cursor, members: tuple[Member, ...], replicas: tuple[Replica, ...]) -> bool:
+    def _hopeless(self, members: tuple[Member, ...], replicas: tuple[Replica, ...], now: float) -> bool:
         up = {member.node_id: member.instance for member in members}
         registered = {replica.node_id for replica in replicas}
         others = (registered | set(up)) - {self._node_id}
         known = self._node_id in up and self._node_id in registered  # both lists have been read
         return known and all(
             node_id in up
-            and self._too_short.get((node_id, up[node_id]), cursor.first_index) + 1 < cursor.first_index
+            and (node_id, up[node_id]) in self._too_short
+            # Its only way on is a copy of another one's, so what it has said lately is still so.
+            and now - self._failed_at[node_id] <= FRESH_S
             for node_id in others
         )
 
@@ -201,13 +215,14 @@ class Installing:
 
 
 def all_lost(first_index: int, others: dict[tuple[str, str], int]) -> str:
-    """Why nobody can go on, and what to do."""
+    """Why nobody who is known can go on, and what to do."""
     ends = {node_id: index for (node_id, _), index in others.items()}
     stores = "".join(f", {node_id}'s up to {index}" for node_id, index in sorted(ends.items()))
     return (
-        f"the log begins at entry {first_index}: what was before it has been trimmed, and no store holds it any "
-        f"more (this one is behind it{stores}): the data before that entry is lost; nothing was touched; if a "
-        "data directory survives elsewhere, start a node on it; else restore the last backup into a new root: "
+        f"the log begins at entry {first_index}, and no store of a registered node holds what was before it "
+        f"(this one is behind it{stores}); nothing was touched; if recover or restore made this log, start the "
+        "node with the store that it named first, then this one again; if a data directory survives elsewhere, "
+        "start a node on it; else the data before that entry is lost: restore the last backup into a new root: "
         "python -m kvlog restore FILE --zk HOSTS --root NEW_ROOT --data-dir DIR"
     )
 

@@ -7,7 +7,7 @@ Invariants of the state, held by every transaction (tests cite the numbers):
 
 M1  ``Position.applied_index`` and the data change together: the data is the replay of the log up to there,
     but for the entries in ``gaps``.
-M2  ``applied_index``, ``revision`` and ``epoch`` never decrease.
+M2  ``applied_index`` and ``revision`` never decrease, nor does ``epoch`` within one log.
 M3  A record's ``revision`` is that of the last put of its key among the applied entries.
 M4  ``digest`` is a function of the records and the remembered requests alone: replicas with the same ones have
     the same digest, in whichever order they applied the entries.
@@ -87,7 +87,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
         applied_index: index of the last applied entry; -1 before the first.
         revision: revision of the last applied request; 0 before the first.
         hash: hash of the entry at ``applied_index``; empty when that entry itself was missed.
-        epoch: epoch of the last applied entry.
+        epoch: epoch of the last applied entry; 0 if that was of another log (see LmdbStore.rebase).
         leader: who leads that epoch; None if the barrier that told it was missed.
         digest: sum of the hashes of all records, modulo 2**128, as 32 hex digits (M4).
         gaps: missed entries, ascending; empty unless the store is stale.

@@ -78,6 +78,7 @@ class Node(Conduct):
             self._advance()
         except BadEntry as error:
             self._halt(error)
+            self._advance()
         return self._out
 
     # --- session, membership, candidacy -------------------------------------------------------------------
@@ -131,6 +132,7 @@ class Node(Conduct):
             self.standing.session_lost()
         else:
             self.standing.session_suspended()
+        self._skipping.disconnected()
         self._become(Input.DISCONNECTED)
         self._handed_over()
 
@@ -162,12 +164,13 @@ class Node(Conduct):
             event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
         )
         self.retention.log_begins(event.first_index, event.first_bytes)
-        if self.role is Role.HALTED and self.halted is not None and self.halted.index in event.skips:
-            self._resume(self.halted.index)
+        if self.role is Role.HALTED and self.halted is not None:
+            self._resume_behind(self.halted.index, event)
         if self.cursor.bad is not None and self.halted is None:
             raise self.cursor.bad
         if not event.confirmed:
             return
+        self._skipping.tail_confirmed(event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
@@ -278,7 +281,8 @@ class Node(Conduct):
 
     def _on_skip_requested(self, event: ev.SkipRequested) -> None:
         halted_at = self.halted.index if self.halted is not None else None
-        self._out += self._skipping.request(event, self.cursor, halted_at)
+        replicas = self.retention.replicas
+        self._out += self._skipping.request(event, self.cursor, halted_at, replicas, self._now)
 
     def _on_skip_written(self, event: ev.SkipWritten) -> None:
         self._questions.answered(do.WriteSkip)

@@ -64,9 +64,13 @@ class Recovery:
 
     def skip_to(self, cursor: Cursor) -> int | None:
         """Up to which index everything is to be declared missed; None if nothing is."""
-        if self.mode != "stale" or not self.decided or self.finished or cursor.next_index > self._target:
+        if self.mode != "stale" or not self.decided:
             return None
-        return self._target
+        if not self.finished:
+            return self._target if cursor.next_index <= self._target else None
+        # A stale store stays stale until it is to be healed, also when it falls behind the log's beginning.
+        stays = bool(cursor.position.gaps) and self._heal_started_at is None
+        return cursor.first_index - 1 if stays and cursor.trimmed else None
 
     def heal(self, token: int, now: float) -> list[Effect]:
         """An operator wants the gaps filled."""

@@ -4,14 +4,17 @@ Invariants (tests cite the numbers):
 
 R1  A replica says that it holds an index only once its store would survive a power cut there.
 R2  Only whole stores count: not one that has missed entries, nor one that waits for a snapshot.
-R3  Trimmed is what a majority of the registered replicas holds, in whole segments, never the last one; the last
-    ``retain_entries`` stay, unless the log has more than half of the bytes that it may have.
+R3  Trimmed is what a majority of the registered replicas holds, in whole segments; the last ``retain_entries``
+    stay. A log that has more than half of the bytes that it may have keeps nothing that a majority holds, and if
+    whole segments do not help, it is trimmed within one.
 R4  Only a leader trims. ZooKeeper checks with each deletion that it still is one, and, when the log's beginning
     is moved, that the marks by which it may be moved are still those.
 R5  A log that has all the bytes that it may have takes no more entries, barriers and skips apart.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, ListReplicas, Note, PublishMark, RemoveReplica, Reply, Sync, Trim
@@ -28,8 +31,9 @@ MARK_S = 2.0
 """How often a replica at most makes its store durable for the mark and publishes it: a small write to ZooKeeper,
 and one fdatasync."""
 
-ENTRY_OVERHEAD_BYTES = 600
-"""What an entry costs ZooKeeper's heap beyond its bytes: its znode, stat, path and places in maps."""
+ENTRY_OVERHEAD_BYTES = 400
+"""What an entry costs ZooKeeper's heap beyond its bytes. Measured: 355 (live heap before and after 60,000 entries,
+ZooKeeper 3.8.0)."""
 
 REMOVALS_MAX = 16
 """Requests to remove a replica that may wait at a time."""
@@ -68,8 +72,10 @@ class Retention:
             case ReplicasListed():
                 answered(ListReplicas)
                 self.replicas = event.replicas
-                if self._published and not any(mine.node_id == self._me.node_id for mine in self.replicas):
-                    self._published = None  # an operator has removed this node, but here it is
+                mine = next((mark for mark in event.replicas if mark.node_id == self._me.node_id), None)
+                if mine is None or replace(mine, version=0) != self._published:
+                    # An operator has removed this node, but here it is; or somebody else has spoken in its name.
+                    self._published = None
             case ReplicaRemoved():
                 answered(RemoveReplica, event.node_id)
                 return self._removed(event.node_id)
@@ -141,6 +147,7 @@ class Retention:
 
     def _removed(self, node_id: str) -> list[Effect]:
         text = f"{node_id} is not counted on any more"
+        self.replicas = tuple(replica for replica in self.replicas if replica.node_id != node_id)
         done = [token for token, removed in self._removals if removed == node_id]
         self._removals = [pair for pair in self._removals if pair[1] != node_id]
         return [Note(text), *(Reply(token, Done(text)) for token in done), *self.refresh()]
@@ -167,10 +174,12 @@ class Retention:
 
     def trim(self, cursor: Cursor, fence: str) -> list[Effect]:
         """Drop what need not be kept any longer (R3, R4)."""
-        keep_from = cursor.next_index - self._retain_entries
-        if self.log_weight(cursor) > self._log_bytes_max // 2:
-            keep_from = cursor.next_index
-        first = first_of(segment_of(max(0, min(keep_from, self.held_by_majority + 1))))
+        heavy = self.log_weight(cursor) > self._log_bytes_max // 2
+        keep_from = cursor.next_index if heavy else cursor.next_index - self._retain_entries
+        keep_from = max(0, min(keep_from, self.held_by_majority + 1))
+        first = first_of(segment_of(keep_from))
+        if heavy and first <= self._first_index:
+            first = keep_from
         first = max(first, self._first_index)
         if first == self._first_index and (self._clean or first == 0):
             return []
@@ -190,14 +199,10 @@ class Retention:
         if not self._full:
             return ""
         held = self.held_by_majority
-        late = [
-            f"{replica.node_id} ({replica.holding}, holds up to {replica.durable_index})"
-            for replica in self.replicas
-            if replica.holding is not Holding.WHOLE or replica.durable_index <= held
-        ]
+        marks = [f"{mark.node_id} ({mark.holding}) up to {mark.durable_index}" for mark in self.replicas]
         return (
-            f"the log takes {weight >> 20} MiB of ZooKeeper's memory, the limit is {self._log_bytes_max >> 20}, "
-            f"and only entries up to {held} are held by a majority of the {len(self.replicas)} replicas; "
-            f"behind are {', '.join(late) or 'none'}: start them, or, if one is gone for good, "
-            "POST /v1/admin/replicas/<id>/remove"
+            f"the log takes {weight >> 20} MiB of ZooKeeper's memory, the limit is {self._log_bytes_max >> 20}; "
+            f"of its entries up to {cursor.next_index - 1}, a majority of the replicas holds those up to {held}: "
+            f"{', '.join(marks) or 'who holds what is not known yet'}; start those that are behind, or, if one is "
+            "gone for good, POST /v1/admin/replicas/<id>/remove"
         )

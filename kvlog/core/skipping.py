@@ -5,7 +5,9 @@ way: it says what the next entry is chained to and which revisions are left out.
 numbers):
 
 K1  A skip is written only by a node that has halted at its index, with everything before it applied.
-K2  A node that has applied an entry that was skipped later never goes on: its data differs from the others'.
+K2  It is not written while another replica is known to hold the entry: then that one is right.
+K3  A skip says what the next entry is chained to, as a quorum knows the log after the skip was wanted.
+K4  A node that has applied an entry that was skipped later never goes on: its data differs from the others'.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from kvlog.core.entry import FORMAT, Entry, Skip, decode_entry, encode_entry
 from kvlog.core.events import EntriesRead, SkipRequested
 from kvlog.core.machine import Position
 from kvlog.core.questions import Questions
-from kvlog.core.values import Done, Refused
+from kvlog.core.values import Done, Holding, Refused, Replica
 from kvlog.errors import BadEntry
 
 WAITING_MAX = 16
@@ -29,23 +31,45 @@ SKIPS_MAX = 100
 class Skipping:
     """See the module's docstring."""
 
-    def __init__(self, questions: Questions, instance: str) -> None:
+    def __init__(self, questions: Questions, *, node_id: str, instance: str) -> None:
         self._questions = questions
+        self._node_id = node_id
         self._instance = instance
         self._wanted: SkipRequested | None = None
         self._skip: WriteSkip | None = None
         self.written = False  # the skip is in the log; what is left is to see it there
+        self._wanted_at = 0.0
+        self._tail_confirmed = False  # ... since it is wanted
         self._waiting: list[int] = []
 
-    def request(self, event: SkipRequested, cursor: Cursor, halted_at: int | None) -> list[Effect]:
-        """An operator wants an entry skipped (K1)."""
+    def request(
+        self,
+        event: SkipRequested,
+        cursor: Cursor,
+        halted_at: int | None,
+        replicas: tuple[Replica, ...],
+        now: float,
+    ) -> list[Effect]:
+        """An operator wants an entry skipped (K1, K2)."""
         reason = ""
+        holders = [
+            mark.node_id
+            for mark in replicas
+            if mark.holding is Holding.WHOLE
+            and mark.durable_index >= event.index
+            and mark.node_id != self._node_id
+        ]
         if halted_at is None:
             reason = "this node has not halted: it needs no skip"
         elif event.index != halted_at:
             reason = f"this node has halted at entry {halted_at}, not at {event.index}"
         elif _before(cursor)[0] != event.index - 1:
             reason = f"this node has not applied everything before entry {event.index}"
+        elif holders:
+            reason = (
+                f"{', '.join(holders)} has applied entry {event.index}: it was good once; take over that store "
+                "instead: stop this node, mv DATA_DIR/store DATA_DIR/store.before, start it again"
+            )
         elif len(cursor.position.skipped) >= SKIPS_MAX:
             reason = f"{SKIPS_MAX} entries were skipped already: restore a backup instead"
         elif len(self._waiting) >= WAITING_MAX:
@@ -55,11 +79,27 @@ class Skipping:
         self._waiting.append(event.token)
         if self._wanted is None:
             self._wanted = event
+            self._wanted_at = now
+            self._tail_confirmed = False
         return []
+
+    def tail_confirmed(self, asked_at: float) -> None:
+        """A quorum has told the tail: what is behind the bad entry can be read."""
+        if asked_at >= self._wanted_at:
+            self._tail_confirmed = True
+
+    def disconnected(self) -> None:
+        """The next connection may lead to a server that lags behind what the quorum has told."""
+        self._tail_confirmed = False
+
+    @property
+    def needs_tail(self) -> bool:
+        """A skip is wanted, and the tail has not been confirmed since (K3)."""
+        return self._wanted is not None and not self._tail_confirmed
 
     def work(self) -> list[Effect]:
         """Look at the entry behind the bad one; then write the skip."""
-        if self._wanted is None or self.written:
+        if self._wanted is None or self.written or self.needs_tail:
             return []
         if self._skip is not None:
             return self._questions.ask(self._skip)
@@ -92,8 +132,8 @@ class Skipping:
         )
         self._skip = WriteSkip(wanted.index, encode_entry(entry))
 
-    def resumed(self, index: int, how: str = "which was skipped") -> list[Effect]:
-        """The skip has been seen in the log, or is not needed any more: this node goes on behind the entry."""
+    def resumed(self, index: int, how: str) -> list[Effect]:
+        """The bad entry is out of the way: this node goes on behind it."""
         waiting, self._waiting = self._waiting, []
         self._wanted = self._skip = None
         self.written = False
@@ -111,7 +151,7 @@ def _before(cursor: Cursor) -> tuple[int, str, int, int]:
 
 
 def has_applied_what_was_skipped(position: Position, skips: tuple[int, ...]) -> int | None:
-    """An entry that this store has applied although it was skipped for everybody (K2); None if there is none."""
+    """An entry that this store has applied although it was skipped for everybody (K4); None if there is none."""
     for index in skips:
         missed = any(gap.first <= index <= gap.last for gap in position.gaps)
         if index <= position.applied_index and index not in position.skipped and not missed:

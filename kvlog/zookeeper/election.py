@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
@@ -24,6 +24,7 @@ class ZooKeeperElection:
         self._client = session.client
         self._me = me
         self._started_ms = session.clock.wall_ms()
+        self._mark_version: int | None = None  # of the own mark; used on the session's thread only
 
     # --- members ------------------------------------------------------------------------------------------
 
@@ -147,18 +148,29 @@ class ZooKeeperElection:
     # --- replicas -----------------------------------------------------------------------------------------
 
     def publish_mark(self, effect: do.PublishMark) -> None:
-        """See ports.Election."""
-        self._session.run(effect, lambda: self._publish_mark(effect.mark))
+        """See ports.Election.
 
-    def _publish_mark(self, mark: Replica) -> ev.Event:
-        call, path = self._session.call, self._layout.replica(mark.node_id)
+        The version is a fence: what a process that is dead by now has sent last may arrive after its successor's
+        first mark, and must not promise what only the dead one's store held.
+        """
+        self._session.run(effect, lambda: self._publish_mark(effect))
+
+    def _publish_mark(self, effect: do.PublishMark) -> ev.Event:
+        mark, call, path = effect.mark, self._session.call, self._layout.replica(effect.mark.node_id)
         data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding))
+        version, self._mark_version = self._mark_version, None  # not known if there is no answer
         try:
-            call(self._client.set_async(path, data))
+            if version is None:
+                _, before = call(self._client.get_async(path))
+                version = before.version
+            stat = call(self._client.set_async(path, data, version=version))
         except NoNodeError:
             with suppress(NodeExistsError):  # only a log that was made before there were marks has none
                 call(self._client.create_async(self._layout.replicas))
-            call(self._client.create_async(path, data))
+            _, stat = call(self._client.create_async(path, data, include_data=True))
+        except BadVersionError:
+            return ev.Failed(effect)  # it is read again before the next try
+        self._mark_version = stat.version
         return ev.MarkPublished(mark)
 
     def list_replicas(self, effect: do.ListReplicas) -> None:

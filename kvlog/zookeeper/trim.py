@@ -15,6 +15,9 @@ from kvlog.zookeeper.layout import LogData, is_entry, log_bytes_before, log_data
 from kvlog.zookeeper.multi import batches, failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
 
+REQUESTS = 100
+"""Requests that are under way at a time; kazoo blocks the caller from the 278th unsent one on (measured)."""
+
 
 class _Refused(Exception):
     """This trim goes no further; the message, if there is one, is for people."""
@@ -53,7 +56,7 @@ class Trimmer:
             raise _Refused(f"{path} does not say where the log begins: {error}") from error
         if begin.first_index >= first:
             return begin
-        begin = LogData(first, self._bytes_before(first))
+        begin = LogData(first, self._bytes_before(first, begin))
         transaction = self._fenced(effect)
         for mark in effect.holders:
             transaction.check(self._layout.replica(mark.node_id), version=mark.version)
@@ -62,37 +65,60 @@ class Trimmer:
         self._commit(transaction, f"noting it in {path}")
         return begin
 
-    def _bytes_before(self, first_index: int) -> int:
+    def _bytes_before(self, first_index: int, begin: LogData) -> int:
+        """Size of all entries before ``first_index``; ``begin`` is where the log begins so far."""
         segment = segment_of(first_index)
         path = self._layout.segment(segment)
-        if first_index != first_of(segment):
-            raise _Refused(f"no segment begins at entry {first_index}")
         try:
             data, _ = self._session.call(self._client.get_async(path))
         except NoNodeError as error:
             raise _Refused(f"there is no segment {path}") from error
-        try:
-            return log_bytes_before(segment, data)
-        except msgspec.MsgspecError as error:
-            raise _Refused(f"{path} does not say how much is before it: {error}") from error
+        if begin.first_index > first_of(segment):
+            start, size = begin.first_index, begin.first_bytes
+        else:
+            try:
+                start, size = first_of(segment), log_bytes_before(segment, data)
+            except msgspec.MsgspecError as error:
+                raise _Refused(f"{path} does not say how much is before it: {error}") from error
+        return size + sum(self._sizes(range(start, first_index)))
+
+    def _sizes(self, indices: range) -> Iterator[int]:
+        """The size of each of these entries, or of the skip in its place."""
+        for first in range(indices.start, indices.stop, REQUESTS):
+            some = range(first, min(first + REQUESTS, indices.stop))
+            skips = [self._client.exists_async(self._layout.skip(index)) for index in some]
+            entries = [self._client.exists_async(self._layout.entry(index)) for index in some]
+            for index, skip, entry in zip(some, skips, entries, strict=True):
+                stat = self._session.call(skip) or self._session.call(entry)
+                if stat is None:
+                    raise _Refused(f"entry {index} is missing")
+                yield stat.dataLength
 
     def _drop_segment(self, effect: do.Trim, begin: LogData) -> bool:
-        """Delete the lowest segment before the log's first one; returns whether it was the last such."""
-        layout = self._layout
+        """Delete the lowest segment before the log's first one, or what is before the first entry in its own.
+
+        Returns whether nothing is left before the log's beginning.
+        """
+        layout, first = self._layout, begin.first_index
         names = self._session.call(self._client.get_children_async(layout.log))
-        left = [number for number in segments_in(names) if number < segment_of(begin.first_index)]
-        end = first_of(left[0] + 1) if left else begin.first_index
+        left = [number for number in segments_in(names) if number < segment_of(first)]
+        end = first_of(left[0] + 1) if left else first
         doomed = [layout.skip(index) for index in skips_in(names) if index < end]
+        own = first_of(segment_of(first))
         if left:
             # The segment goes last: as long as it is there, another trim finds what was left of it.
             doomed += [*self._below(layout.segment(left[0])), layout.segment(left[0])]
+        elif first > own:
+            there = set(self._session.call(self._client.get_children_async(layout.segment(segment_of(first)))))
+            before = (layout.entry(index) for index in range(own, first))
+            doomed += [path for path in before if path.rsplit("/", 1)[1] in there]
         fence = layout.candidate(effect.fence)
         for paths in [*batches(fence, doomed)] or [[]]:  # the fence is checked even if there is nothing to delete
             transaction = self._fenced(effect)
             for path in paths:
                 transaction.delete(path)
             self._commit(transaction, f"deleting {' to '.join([*paths[:1], *paths[1:][-1:]])}")
-        return len(left) <= 1
+        return not left or (len(left) == 1 and first == own)
 
     def _below(self, path: str) -> Iterator[str]:
         """All znodes below one, children first. Entries have no children; what else is there may have."""
@@ -112,7 +138,7 @@ class Trimmer:
         if isinstance(results[0], NoNodeError):
             raise _Refused  # fenced off: whoever leads now will trim
         failure = failure_in(results)
-        if isinstance(failure, BadVersionError):
-            raise _Refused  # a mark, or the beginning, has been changed meanwhile: it is read again
+        if isinstance(failure, BadVersionError | NoNodeError):
+            raise _Refused  # a mark, or the beginning, has been changed meanwhile: all of it is read again
         if failure is not None:
             raise _Refused(f"{what} was refused: {failure!r}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,21 +15,31 @@ from itertools import pairwise
 from kazoo.client import KazooClient
 
 from kvlog.cluster import Cluster, ClusterNode
-from kvlog.core.entry import LogEntry, decode_entry
+from kvlog.core.entry import LogEntry, Put, decode_entry
 from kvlog.errors import Unavailable
 
 LOG_S = 20.0
 
+ONCE_S = 30.0
+"""How long a write under an id may be tried again until it is committed."""
+
 
 @dataclass(frozen=True)
 class Noted:
-    """One write and what was answered; ``outcome`` is committed, refused, unknown or silence."""
+    """One write and what was answered; ``outcome`` is committed, refused, unknown or silence.
+
+    A write under a ``request_id`` may have been tried several times, on any node.
+    """
 
     value: str
     outcome: str
     revision: int
     invoked_at: float
     answered_at: float
+    key: str = ""
+    request_id: str = ""
+    index: int = -1
+    tries: int = 1
 
 
 class History:
@@ -36,43 +49,103 @@ class History:
         self.cluster = cluster
         self.noted: list[Noted] = []
         self._lock = threading.Lock()
-        self._numbers = iter(range(1_000_000))
+        self._numbers = itertools.count()
+        self._name = uuid.uuid4().hex[:6]  # several histories may share a log
+
+    def _value(self) -> str:
+        with self._lock:
+            return f"value-{self._name}-{next(self._numbers)}"
+
+    def _note(self, noted: Noted) -> Noted:
+        with self._lock:
+            self.noted.append(noted)
+        return noted
 
     def write(self, node: ClusterNode, *, timeout_s: float = 5) -> Noted:
         """One write through ``node``, of a value that no other write has."""
-        with self._lock:
-            value = f"value-{next(self._numbers)}"
+        value = self._value()
         invoked_at = time.monotonic()
         try:
             answer = node.update(f"key{random.randrange(8)}", value, timeout_s=timeout_s)
             outcome, revision = answer.body["outcome"], answer.body.get("revision", 0)
         except Unavailable:
             outcome, revision = "silence", 0
-        noted = Noted(value, outcome, revision, invoked_at, time.monotonic())
-        with self._lock:
-            self.noted.append(noted)
-        return noted
+        return self._note(Noted(value, outcome, revision, invoked_at, time.monotonic()))
+
+    def write_once(self, nodes: Sequence[ClusterNode], *, key: str = "", timeout_s: float = 5) -> Noted:
+        """One write under an id of its own, tried on one of the nodes after the other until it is committed."""
+        value = self._value()
+        key, request_id = key or f"key{random.randrange(8)}", f"id-{value}"
+        invoked_at = time.monotonic()
+        tries = 0
+        for node in itertools.cycle(nodes):
+            tries += 1
+            try:
+                answer = node.update(key, value, timeout_s=timeout_s, request_id=request_id)
+            except Unavailable:
+                time.sleep(0.02)  # nobody there: do not spin
+            else:
+                if answer.status == 200:
+                    break
+                assert answer.status in (503, 504), f"{request_id} can not be refused for good: {answer}"
+            assert time.monotonic() < invoked_at + ONCE_S, f"{request_id} has no outcome after {ONCE_S} s"
+        body = answer.body
+        return self._note(
+            Noted(
+                value,
+                body["outcome"],
+                body["revision"],
+                invoked_at,
+                time.monotonic(),
+                key=key,
+                request_id=request_id,
+                index=body["index"],
+                tries=tries,
+            )
+        )
 
     def count(self, outcome: str) -> int:
         """How many writes ended so."""
         with self._lock:
             return sum(noted.outcome == outcome for noted in self.noted)
 
+    def repeat(self, most: int = 20) -> None:
+        """Each of the last writes under an id is answered by every node as it was at first, and done no more."""
+        once = [noted for noted in self.noted if noted.request_id][-most:]
+        assert once, "nothing was written under an id"
+        for noted in once:
+            for node in self.cluster.running:
+                answer = node.update(noted.key, noted.value, request_id=noted.request_id)
+                said = (answer.status, answer.body.get("revision"), answer.body.get("index"))
+                assert said == (200, noted.revision, noted.index), f"{noted}: {answer}"
+                assert answer.headers["idempotent-replayed"] == "true"
+
     def check(self) -> list[LogEntry]:
-        """Compare with the log: committed once and in order, refused never, unknown at most once."""
+        """Compare with the log: committed once and in order, refused never, unknown at most once.
+
+        What is trimmed can not be compared; it must not be there again.
+        """
         log = read_log(self.cluster)
-        found: dict[str, list[int]] = {}
+        first_revision = log[0].entry.first_revision
+        check_effects(log)
+        found: dict[str, list[tuple[int, int]]] = {}
         for item in log:
             for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
-                found.setdefault(request.effects[0].value, []).append(revision)
+                for effect in request.effects:
+                    assert isinstance(effect, Put)
+                    found.setdefault(effect.value, []).append((revision, item.index))
         for noted in self.noted:
-            revisions = found.get(noted.value, [])
-            if noted.outcome == "committed":
-                assert revisions == [noted.revision], f"{noted}: {revisions}"
+            places = found.get(noted.value, [])
+            revisions = [revision for revision, _ in places]
+            if noted.outcome == "committed" and noted.revision < first_revision:
+                assert revisions == [], f"{noted}: {places}"
+            elif noted.outcome == "committed":
+                assert revisions == [noted.revision], f"{noted}: {places}"
+                assert noted.index in (-1, places[0][1]), f"{noted}: {places}"
             elif noted.outcome == "refused":
-                assert revisions == [], f"{noted}: {revisions}"
+                assert revisions == [], f"{noted}: {places}"
             else:
-                assert len(revisions) <= 1, f"{noted}: {revisions}"
+                assert len(revisions) <= 1, f"{noted}: {places}"
         committed = [noted for noted in self.noted if noted.outcome == "committed"]
         for noted in committed:
             for later in committed:
@@ -81,22 +154,44 @@ class History:
 
 
 class Writers:
-    """Threads that write through the given nodes until they are told to stop."""
+    """Threads that write through the given nodes until they are told to stop.
+
+    ``once`` more of them write under ids and try again elsewhere; the n-th of these goes to the n-th node first.
+    """
 
     def __init__(
-        self, history: History, nodes: Sequence[ClusterNode], *, threads: int = 3, timeout_s: float = 5
+        self,
+        history: History,
+        nodes: Sequence[ClusterNode],
+        *,
+        threads: int = 3,
+        once: int = 0,
+        timeout_s: float = 5,
     ) -> None:
         self._history = history
-        self._nodes = nodes
+        self._nodes = list(nodes)
         self._timeout_s = timeout_s
         self._stopped = threading.Event()
+        self._failed: list[BaseException] = []
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        self._threads += [
+            threading.Thread(target=self._run_once, args=(number % len(self._nodes),), daemon=True)
+            for number in range(once)
+        ]
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             noted = self._history.write(random.choice(self._nodes), timeout_s=self._timeout_s)
             if noted.outcome == "silence":
                 self._stopped.wait(0.02)  # nobody there: do not spin
+
+    def _run_once(self, first: int) -> None:
+        nodes = self._nodes[first:] + self._nodes[:first]
+        try:
+            while not self._stopped.is_set():
+                self._history.write_once(nodes, timeout_s=self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - told to whoever waits for the writers
+            self._failed.append(error)
 
     def __enter__(self) -> Writers:
         for thread in self._threads:
@@ -106,22 +201,40 @@ class Writers:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         for thread in self._threads:
-            thread.join(self._timeout_s + 15)
+            thread.join(ONCE_S + self._timeout_s + 15)
             assert not thread.is_alive(), "a writer hangs"
+        if self._failed:
+            raise self._failed[0]
+
+
+def check_effects(log: Sequence[LogEntry]) -> None:
+    """Each id is in the log once, and the versions of each key count its writes without a gap."""
+    requests = [request for item in log for request in item.entry.requests]
+    ids = Counter(request.id for request in requests if request.id)
+    assert [name for name, count in ids.items() if count > 1] == []
+    versions: dict[str, int] = {}
+    for effect in (effect for request in requests for effect in request.effects):
+        assert isinstance(effect, Put)
+        before = versions.get(effect.key)
+        if before is not None or log[0].index == 0:  # else its earlier writes may be trimmed
+            assert effect.version == (before or 0) + 1, f"{effect} after version {before}"
+        versions[effect.key] = effect.version
 
 
 def read_log(cluster: Cluster) -> list[LogEntry]:
-    """All entries, straight from ZooKeeper; checks their names, places and chain on the way."""
+    """All entries from where the log begins, straight from ZooKeeper; checks their names, places and chain."""
     client = KazooClient(cluster.hosts, timeout=LOG_S)
     client.start(timeout=LOG_S)
     try:
         entries: list[LogEntry] = []
-        for segment in sorted(client.get_children(f"{cluster.root}/log")):
+        segments = sorted(client.get_children(f"{cluster.root}/log"))
+        begin = 1000 * int(segments[0])
+        for segment in segments:
             names = sorted(client.get_children(f"{cluster.root}/log/{segment}"))
             assert len(names) <= 1_000
             for name in names:
                 data, stat = client.get(f"{cluster.root}/log/{segment}/{name}")
-                index = len(entries)
+                index = begin + len(entries)
                 assert (segment, name) == (f"{index // 1000:010d}", f"entry-{index % 1000:010d}")
                 assert stat.ephemeralOwner == 0
                 entries.append(decode_entry(index, data))

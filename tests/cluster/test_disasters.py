@@ -4,12 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from kazoo.client import KazooClient
 
 from kvlog.cluster import Cluster, ClusterNode
+from kvlog.core.machine import Identity
 from kvlog.ensemble import LocalEnsemble
+from kvlog.lmdb_store import LmdbStore
+from tests.chain import Chain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -101,3 +106,23 @@ def test_the_stores_that_are_left_bring_a_lost_log_back(cluster: Cluster, ensemb
     table = kvlog("status", "--node", behind.address).stdout.splitlines()
     assert len(table) == 4
     assert all(" yes" in line for line in table[1:])
+
+
+def test_a_store_leads_on_an_ensemble_that_counts_from_the_beginning(make_cluster: Callable[..., Cluster]):
+    """Epochs are zxids: those of the lost ensemble may be far beyond the new one's, and bind nobody."""
+    cluster = make_cluster(1)
+    (node,) = cluster.nodes
+    chain = Chain(epoch=1 << 60)
+    chain.barrier()
+    chain.put("before", "kept")
+    node.data_dir.mkdir(parents=True)
+    with closing(LmdbStore(node.data_dir / "store")) as store:
+        store.adopt(Identity("lost", 7))
+        store.apply(tuple(chain.entries), fill=False)
+    place = ("--zk", cluster.hosts, "--root", cluster.root, "--data-dir", node.data_dir)
+
+    kvlog("recover", *place, "--start-a-new-log")
+    cluster.start()
+
+    assert node.update("after", "taken").status == 200
+    assert [node.read(key).body["value"] for key in ("before", "after")] == ["kept", "taken"]

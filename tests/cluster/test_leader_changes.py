@@ -21,7 +21,7 @@ def test_ten_leaders_killed_lose_and_double_nothing(cluster: Cluster, capsys: py
     history = History(cluster)
     takeovers = []
 
-    with Writers(history, cluster.nodes):
+    with Writers(history, cluster.nodes, threads=2, once=2):
         for _ in range(KILLS):
             leader = cluster.wait_until_settled()
             survivor = next(node for node in cluster.nodes if node is not leader)
@@ -33,6 +33,7 @@ def test_ten_leaders_killed_lose_and_double_nothing(cluster: Cluster, capsys: py
             leader.start()
         assert wait_until(lambda: history.count("committed") >= WRITES, 30)
     cluster.wait_for_agreement()
+    history.repeat()
     history.check()
 
     median = statistics.median(takeovers)
@@ -120,7 +121,7 @@ def test_handing_over_fails_no_write(cluster: Cluster):
     for _ in range(3):
         leader = cluster.wait_until_settled()
         others = [node for node in cluster.nodes if node is not leader]
-        with Writers(history, others):
+        with Writers(history, others, threads=2, once=1):
             before = history.count("committed")
             assert wait_until(lambda before=before: history.count("committed") >= before + 20, 10)
             assert leader.terminate() == 0

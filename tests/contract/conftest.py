@@ -135,9 +135,9 @@ class WorldNode(ABC):
         self.log.read_entries(do.ReadEntries(first, count))
         return self.events.wait(ev.EntriesRead, lambda found: found.first_index == first).entries
 
-    def trim(self, first_index: int, fence: str) -> ev.Trimmed | ev.Failed:
+    def trim(self, first_index: int, fence: str, holders: tuple[Replica, ...] = ()) -> ev.Trimmed | ev.Failed:
         """Take one step of a trim, and wait for what became of it."""
-        effect = do.Trim(fence, first_index)
+        effect = do.Trim(fence, first_index, holders)
         self.log.trim(effect)
         return self.events.wait(
             ev.Trimmed | ev.Failed,  # type: ignore[arg-type]

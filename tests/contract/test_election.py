@@ -184,7 +184,7 @@ def test_a_mark_is_there_for_good(world: World):
     second.expire()
     second.events.wait(ev.SessionLost)
 
-    expected = (Replica("n1", "n1:81", 12, Holding.WHOLE), Replica("n2", "n2:80", 7, Holding.STALE))
+    expected = (Replica("n1", "n1:81", 12, Holding.WHOLE, version=1), Replica("n2", "n2:80", 7, Holding.STALE))
     assert expected == first.replicas()
     assert first.members() == ()
 

@@ -5,6 +5,7 @@ import pytest
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES
+from kvlog.core.values import Holding, Replica
 from kvlog.processes import wait_until
 
 from .conftest import WAIT_S, World, WorldNode, bytes_of
@@ -196,8 +197,8 @@ def test_the_next_leader_ends_a_trim_that_was_half_done(world: World):
     assert new.read(SEGMENT_ENTRIES, 1) == ()
 
 
-@pytest.mark.parametrize("first_index", [500, SEGMENT_ENTRIES + 1, SECOND, 9 * SEGMENT_ENTRIES])
-def test_a_trim_that_is_not_to_the_beginning_of_a_segment_is_refused(world: World, first_index: int):
+@pytest.mark.parametrize("first_index", [SECOND, 9 * SEGMENT_ENTRIES])
+def test_a_trim_to_where_there_is_no_segment_is_refused(world: World, first_index: int):
     """Nothing is noted and nothing deleted."""
     leader = world.node("n1")
     fence = leader.enrolled().name
@@ -205,6 +206,46 @@ def test_a_trim_that_is_not_to_the_beginning_of_a_segment_is_refused(world: Worl
 
     assert isinstance(leader.trim(first_index, fence), ev.Failed)
     assert (leader.tail_read().first_index, leader.read(0, 1)) == (0, (b"0",))
+
+
+def test_a_log_can_be_trimmed_within_a_segment(world: World):
+    """Twice, and then beyond it: the bytes before are right each time, and the tail stays what it was."""
+    leader = world.node("n1")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES + 5, fence)
+    for first in (500, 700):
+        assert leader.trim(first, fence) == ev.Trimmed(first, bytes_of(first), done=True)
+        assert leader.read(first - 1, 1) == ()
+        assert leader.read(first, 1) == (b"%d" % first,)
+        assert leader.tail() == SEGMENT_ENTRIES + 4
+    first = SEGMENT_ENTRIES + 3
+
+    assert leader.trim(first, fence) == ev.Trimmed(first, bytes_of(first), done=False)
+    assert leader.trim(first, fence) == ev.Trimmed(first, bytes_of(first), done=True)
+    assert leader.read(first - 1, 1) == ()
+    assert leader.read(first, 9) == (b"%d" % first, b"%d" % (first + 1))
+    leader.fill(SEGMENT_ENTRIES + 6, fence)
+    assert leader.tail() == SEGMENT_ENTRIES + 5
+
+
+def test_a_trim_is_licensed_by_the_marks_as_they_are(world: World):
+    """One that has been published again since, or removed, may say otherwise now: nothing is noted or deleted."""
+    leader, other = world.node("n1"), world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(SEGMENT_ENTRIES + 1, fence)
+    leader.publish(Replica("n1", "n1:80", SEGMENT_ENTRIES, Holding.WHOLE))
+    other.publish(Replica("n2", "n2:80", SEGMENT_ENTRIES, Holding.WHOLE))
+    before = leader.replicas()
+    other.publish(Replica("n2", "n2:80", -1, Holding.WHOLE))
+    leader.catch_up()
+
+    assert isinstance(leader.trim(SEGMENT_ENTRIES, fence, before), ev.Failed)
+    other.remove_replica("n2")
+    leader.catch_up()
+    assert isinstance(leader.trim(SEGMENT_ENTRIES, fence, before), ev.Failed)
+    assert (leader.tail_read().first_index, leader.read(0, 1)) == (0, (b"0",))
+    trimmed = leader.trim(SEGMENT_ENTRIES, fence, leader.replicas())
+    assert trimmed == ev.Trimmed(SEGMENT_ENTRIES, bytes_of(SEGMENT_ENTRIES), done=True)
 
 
 def test_a_log_can_be_trimmed_to_its_very_end(world: World):

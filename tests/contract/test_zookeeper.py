@@ -258,6 +258,19 @@ def test_a_skip_stands_for_an_entry_that_is_not_there(zookeeper_world: ZooKeeper
     assert node.read(0, 4) == (b"0", b"1", b"skip", b"3")
 
 
+def test_a_mark_of_an_earlier_life_never_covers_a_later_one(zookeeper_world: ZooKeeperWorld):
+    """What a dead process sent last may arrive late: its store may be lost, and its mark would license a trim."""
+    before, after = zookeeper_world.node("n1"), zookeeper_world.node("n1")
+    before.publish(Replica("n1", "n1:80", 8, Holding.WHOLE))
+    after.publish(Replica("n1", "n1:80", -1, Holding.INSTALLING))
+    late = do.PublishMark(Replica("n1", "n1:80", 9, Holding.WHOLE))
+    before.election.publish_mark(late)
+
+    assert before.events.wait(ev.Failed).effect == late
+    assert after.replicas() == (Replica("n1", "n1:80", -1, Holding.INSTALLING, 1),)
+    after.publish(Replica("n1", "n1:80", 3, Holding.WHOLE))
+
+
 def test_a_foreign_znode_among_the_replicas_is_none(zookeeper_world: ZooKeeperWorld):
     """Whatever it holds: nobody counts on it, and those that are replicas are listed."""
     node = zookeeper_world.node("n1")

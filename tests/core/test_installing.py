@@ -266,7 +266,7 @@ def test_the_state_is_lost_when_everybody_is_up_and_says_so():
     assert isinstance(effect, Exit)
     assert effect.code == WrongLog.exit_code
     assert effect.reason.startswith(
-        "the log begins at entry 50: what was before it has been trimmed, and no store holds it any more "
+        "the log begins at entry 50, and no store of a registered node holds what was before it "
         "(this one is behind it, n2's up to 20, n3's up to 20)"
     )
     assert "python -m kvlog restore FILE --zk HOSTS --root NEW_ROOT --data-dir DIR" in effect.reason
@@ -350,6 +350,16 @@ def test_a_stale_node_that_is_up_may_hold_what_is_missing():
 def test_a_single_node_behind_its_log_has_lost_the_state():
     """There is nobody else, and it is registered itself (I3)."""
     assert Bench().exits()
+
+
+def test_an_empty_node_that_starts_first_is_told_to_wait_for_the_store_that_the_log_was_made_from():
+    """After recover or restore nobody is registered yet, and nothing is lost: the last line tells the way (I3)."""
+    (effect,) = Bench(position=at(-1)).advance()
+
+    assert isinstance(effect, Exit)
+    before_all, _, after = effect.reason.partition("start the node with the store that it named first")
+    assert "lost" not in before_all
+    assert "lost" in after
 
 
 def test_a_node_that_is_no_member_yet_waits():

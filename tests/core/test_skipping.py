@@ -1,4 +1,4 @@
-"""Going past an entry that nobody can apply, because an operator says so (K1, K2)."""
+"""Going past an entry that nobody can apply, because an operator says so (K1 to K4)."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from kvlog.core.skipping import (
     has_applied_what_was_skipped,
     skipped_elsewhere,
 )
-from kvlog.core.values import Done, Refused
+from kvlog.core.values import Done, Holding, Refused, Replica
 from tests.chain import Chain
 from tests.core.test_cursor import log, offer
 
@@ -26,13 +26,16 @@ class Bench:
     def __init__(self) -> None:
         self.chain = log(3)
         self.questions = Questions()
-        self.skipping = Skipping(self.questions, "i1")
+        self.skipping = Skipping(self.questions, node_id="n1", instance="i1")
         self.cursor = Cursor(self.chain.position)
+        self.replicas: tuple[Replica, ...] = (Replica("n1", "", 3, Holding.WHOLE),)
 
     def ask(self, token: int = 1, index: int = 3, halted_at: int | None = 3) -> str:
-        """Ask for a skip; returns why it is refused, empty if it is not."""
-        replies = self.skipping.request(SkipRequested(token, index, "damaged"), self.cursor, halted_at)
+        """Ask for a skip, and have the tail confirmed; returns why it is refused, empty if it is not."""
+        request = SkipRequested(token, index, "damaged")
+        replies = self.skipping.request(request, self.cursor, halted_at, self.replicas, 5.0)
         if not replies:
+            self.skipping.tail_confirmed(5.0)
             return ""
         (reply,) = replies
         assert isinstance(reply, Reply)
@@ -58,6 +61,30 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_a_good_entry_of_another_replica_is_not_skipped(bench: Bench):
+    """Somebody has applied it: it was damaged later, and the way out is that one's store (K2)."""
+    others = (Replica("n3", "", 9, Holding.STALE), Replica("n4", "", 2, Holding.WHOLE))
+    bench.replicas = (*others, Replica("n2", "", 3, Holding.WHOLE))
+    said = bench.ask()
+
+    assert said.startswith("n2 has applied entry 3: it was good once")
+    assert "mv DATA_DIR/store" in said
+    assert bench.skipping.work() == []
+    bench.replicas = others
+    assert bench.ask() == ""
+
+
+def test_what_is_behind_is_read_once_a_quorum_has_told_the_tail(bench: Bench):
+    """An answer that was asked for before the skip was wanted does not count (K3)."""
+    bench.skipping.request(SkipRequested(1, 3, "damaged"), bench.cursor, 3, (), 5.0)
+    bench.skipping.tail_confirmed(4.9)
+    assert bench.skipping.needs_tail
+    assert bench.skipping.work() == []
+    bench.skipping.tail_confirmed(5.1)
+
+    assert bench.skipping.work() == [ReadEntries(4, 1)]
 
 
 # --- K1: who may skip what ------------------------------------------------------------------------------------
@@ -158,7 +185,7 @@ def test_two_bad_entries_in_a_row_are_skipped_one_after_the_other(bench: Bench):
     first = bench.behind(b"garbage")
     offer(bench.cursor, first)
     bench.questions.answered(WriteSkip)
-    bench.skipping.resumed(3)
+    bench.skipping.resumed(3, "which was skipped")
     good = Chain(epoch=2).header(prev_hash="b" * 32, first_revision=10)
     after = encode_entry(good, (encode_request(Request()),))
     bench.cursor.applied(Position(3, 2, first.hash, 2, skipped=(3,)))
@@ -217,7 +244,11 @@ def test_all_who_asked_are_told(bench: Bench):
     bench.behind()
     text = "goes on behind entry 3, which was skipped"
 
-    assert bench.skipping.resumed(3) == [Note(text), Reply(1, Done(text)), Reply(2, Done(text))]
+    assert bench.skipping.resumed(3, "which was skipped") == [
+        Note(text),
+        Reply(1, Done(text)),
+        Reply(2, Done(text)),
+    ]
     assert bench.skipping.work() == []
 
 
@@ -239,7 +270,7 @@ APPLIED = [
 def test_a_store_that_has_applied_a_skipped_entry_is_found(
     position: Position, skips: tuple[int, ...], found: int | None
 ):
-    """Its data differs from that of all who have skipped it (K2)."""
+    """Its data differs from that of all who have skipped it (K4)."""
     assert found == has_applied_what_was_skipped(position, skips)
 
 
@@ -247,3 +278,15 @@ def test_a_store_that_differs_is_told_what_to_do():
     """What happened, what it means, what to do."""
     assert "mv DATA_DIR/store DATA_DIR/store.before" in skipped_elsewhere(7)
     assert "log entry 7" in skipped_elsewhere(7)
+
+
+def test_a_new_connection_has_to_confirm_the_tail_again():
+    """Its server may not have the entry behind the bad one yet, and the skip would be chained past it (K3)."""
+    bench = Bench()
+    assert bench.ask() == ""
+    bench.skipping.disconnected()
+
+    assert bench.skipping.needs_tail
+    assert bench.skipping.work() == []
+    bench.skipping.tail_confirmed(6.0)
+    assert bench.skipping.work() == [ReadEntries(4, 1)]

@@ -1,0 +1,171 @@
+"""Any life of a store on the disk ends with what the log says (M1, M4 to M8)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from kvlog.core.entry import SEGMENT_ENTRIES, Delete, Put, Request
+from kvlog.core.machine import Identity, Update, evaluate, fingerprint
+from kvlog.lmdb_store import LmdbStore
+from kvlog.lmdb_verify import verify
+from kvlog.memory_store import MemoryTransaction
+from kvlog.store_dirs import INCOMING, STORE, settle_files
+from tests.chain import Chain
+
+WINDOW = 6
+KEYS = st.sampled_from(["a", "ключ"])
+MEMORY = Path("/dev/shm")
+"""Where thousands of transactions cost no disk, if it is there: what is shown here is the order of things."""
+
+
+class Lives(RuleBasedStateMachine):
+    """A store that is applied to, stopped, trimmed past, left stale, filled, lost and copied over.
+
+    ``chain`` is the log and, beside it, the state that a replica has which missed nothing.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        self.data_dir = Path(tempfile.mkdtemp(prefix="kvlog-lives-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.chain = Chain(window=WINDOW)
+        self.trimmed = 0
+        self.named = 0
+        self.store = LmdbStore(self.data_dir / STORE)
+        assert isinstance(self.chain.position.identity, Identity)
+        self.store.adopt(self.chain.position.identity)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        self.heal()
+        position = self.store.position()
+        assert position == self.chain.position
+        assert dict(self.store.items()) == self.chain.records
+        assert dict(self.store.requests()) == self.chain.requests
+        self.store.close()
+        assert verify(self.data_dir / STORE).position == position
+        shutil.rmtree(self.data_dir)
+
+    # --- the log ---
+
+    @rule(key=KEYS, value=st.text(max_size=3), named=st.booleans())
+    def put(self, key: str, value: str, named: bool) -> None:
+        view = MemoryTransaction(self.chain.records, {}, self.chain.requests)
+        self.named += named
+        request_id = f"r{self.named % 9}" if named else ""  # ids come again, once they are forgotten
+        if request_id and view.request(request_id) is not None:
+            return
+        command, revision = Update(key, value), self.chain.position.revision + 1
+        check = fingerprint(command) if request_id else ""
+        self.chain.request(evaluate(view, command, revision, request_id=request_id, check=check))
+
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=3, unique=True))
+    def delete(self, keys: list[str]) -> None:
+        self.chain.request(Request(effects=tuple(Delete(key) for key in keys)))
+
+    @rule(values=st.lists(st.tuples(KEYS, st.sampled_from("xyz")), min_size=2, max_size=6))
+    def put_many(self, values: list[tuple[str, str]]) -> None:
+        """One entry with many requests."""
+        self.chain.write(*values)
+
+    @rule(key=KEYS)
+    def put_and_delete_at_once(self, key: str) -> None:
+        revision = self.chain.position.revision + 1
+        self.chain.request(Request(effects=(Put(key, "for a moment", revision, 1), Delete(key))))
+
+    @rule(left_out=st.integers(0, 3))
+    def skip(self, left_out: int) -> None:
+        self.chain.skip(left_out=left_out)
+
+    @rule()
+    def barrier(self) -> None:
+        self.chain.barrier()
+
+    # --- the replica ---
+
+    @rule(count=st.integers(1, 6))
+    def apply(self, count: int) -> None:
+        self.apply_up_to(self.store.position().applied_index + count)
+
+    @rule(count=st.integers(1, 5))
+    def miss(self, count: int) -> None:
+        """--recover stale: what comes next is declared missed."""
+        last = min(self.store.position().applied_index + count, len(self.chain.entries) - 1)
+        if last > self.store.position().applied_index:
+            self.store.skip_to(last)
+
+    @precondition(lambda self: self.store.position().gaps)
+    @rule(count=st.integers(1, 5))
+    def fill(self, count: int) -> None:
+        gap = self.store.position().gaps[0]
+        if gap.first >= self.trimmed:
+            self.store.apply(
+                tuple(self.chain.entries[gap.first : min(gap.last + 1, gap.first + count)]), fill=True
+            )
+
+    @rule()
+    def stop_and_start(self) -> None:
+        self.store.close()
+        settle_files(self.data_dir)
+        self.store = LmdbStore(self.data_dir / STORE)
+
+    @rule()
+    def lose_the_disk(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.data_dir / STORE)
+        self.store = LmdbStore(self.data_dir / STORE)
+        assert self.chain.position.identity is not None
+        self.store.adopt(self.chain.position.identity)
+
+    @rule(share=st.floats(0, 1))
+    def trim(self, share: float) -> None:
+        self.trimmed = max(self.trimmed, round(share * len(self.chain.entries)))
+
+    @precondition(lambda self: self.chain.entries)
+    @rule(behind=st.integers(0, 4))
+    def install(self, behind: int) -> None:
+        """A copy of a replica that missed nothing, and may be a little behind."""
+        index = len(self.chain.entries) - 1 - behind
+        if index < max(self.store.position().applied_index, self.trimmed - 1):
+            return
+        with (
+            tempfile.TemporaryDirectory(dir=self.data_dir) as other,
+            closing(LmdbStore(Path(other) / STORE)) as source,
+        ):
+            assert self.chain.position.identity is not None
+            source.adopt(self.chain.position.identity)
+            source.apply(tuple(self.chain.entries[: index + 1]), fill=False)
+            incoming = self.data_dir / INCOMING
+            incoming.mkdir()
+            with closing(source.snapshot()) as copy, (incoming / "data.mdb").open("wb") as file:
+                file.writelines(copy)
+        assert verify(incoming).position.applied_index == index
+        self.store.install(str(incoming))
+
+    def apply_up_to(self, last: int) -> None:
+        first = self.store.position().applied_index + 1
+        entries = tuple(self.chain.entries[first : last + 1])
+        if entries and first >= self.trimmed:
+            self.store.apply(entries, fill=False)
+
+    def heal(self) -> None:
+        """What a node does in the end: fill, or take a copy over, then apply the rest."""
+        position = self.store.position()
+        needed = position.gaps[0].first if position.gaps else position.applied_index + 1
+        if needed < self.trimmed:
+            self.install(0)
+        while gaps := self.store.position().gaps:
+            self.store.apply(tuple(self.chain.entries[gaps[0].first : gaps[0].last + 1]), fill=True)
+        self.apply_up_to(len(self.chain.entries))
+
+
+TestLives = Lives.TestCase
+TestLives.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+assert SEGMENT_ENTRIES > 40, "these logs are shorter than a segment: indices are all that counts"
