@@ -13,6 +13,12 @@ WAITING_MAX = 16
 MOVE_AWAY = "start this node empty: mv DATA_DIR/store DATA_DIR/store.before"
 """The last way out, in every refusal: the store is kept, but not used."""
 
+NEW_LOG = (
+    "begin a new log from the best store that is left, below a new root: python -m kvlog recover --zk HOSTS "
+    "--root NEW_ROOT --data-dir DATA_DIR [--data-dir DIR...] --start-a-new-log"
+)
+"""The way out that loses nothing that a store still has."""
+
 
 class Recovery:
     """The way from what the store held at the start to the tail that the log had then.
@@ -141,7 +147,8 @@ def wrong_log(mine: Identity, found: Identity) -> str:
     return (
         f"this store belongs to cluster {mine.cluster_id} (log {mine.log_czxid:#x}), but ZooKeeper holds {what} "
         f"(log {found.log_czxid:#x}): wrong --zk or --root, or ZooKeeper's data was lost and a new log was begun; "
-        f"nothing was touched; correct the setting, or {MOVE_AWAY}"
+        f"nothing was touched; correct the setting; or, if data was lost, stop all nodes and {NEW_LOG}; or, to "
+        f"follow the log that is there, {MOVE_AWAY}"
     )
 
 
@@ -150,7 +157,5 @@ def short_log(tail_index: int, applied_index: int) -> str:
     return (
         f"ZooKeeper's log ends at entry {tail_index}, but this store has applied entry {applied_index}: "
         "ZooKeeper has lost data, or was restored from an older copy; nothing was touched; restore ZooKeeper's "
-        "newest data; or begin a new log from the best store, with a new root: python -m kvlog recover --zk HOSTS "
-        "--root NEW_ROOT --data-dir DATA_DIR [--data-dir DIR...] --start-a-new-log; or, to follow the log as it "
-        f"is, {MOVE_AWAY}"
+        f"newest data; or stop all nodes and {NEW_LOG}; or, to follow the log as it is, {MOVE_AWAY}"
     )

@@ -8,6 +8,9 @@ from shlex import quote
 
 from kvlog.core.machine import Identity
 
+NEW_ROOT = "NEW_ROOT"
+"""In a command: any root below which there is no log yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -35,7 +38,7 @@ class Refusal:
             what = f"cluster {found.cluster_id}"
         else:
             what = f"a log that was made anew (log {found.log_czxid:#x})"
-        return f"below {self._place} is {what}, but {self._belongs_to(mine)}. {self._resolve()}"
+        return f"below {self._place} is {what}, but {self._belongs_to(mine)}. {self._resolve(NEW_ROOT)}"
 
     def broken_log(self, what: str) -> str:
         """A part of the log that nobody but a person can have removed or changed is not as it should be."""
@@ -46,7 +49,7 @@ class Refusal:
         belongs = "" if mine is None else f"; {self._belongs_to(mine)}"
         return (
             f"ZooKeeper at {self.hosts} answers others, but refuses this node, which has seen newer data: it was "
-            f"restored from an older copy, or has lost what it had{belongs}. {self._resolve()}"
+            f"restored from an older copy, or has lost what it had{belongs}. {self._resolve(NEW_ROOT)}"
         )
 
     def foreign(self, path: str) -> str:
@@ -67,13 +70,13 @@ class Refusal:
     def _place(self) -> str:
         return f"{self.root} in ZooKeeper at {self.hosts}"
 
-    def _resolve(self) -> str:
-        """What to do; which of it, only a person can know."""
+    def _resolve(self, root: str = "") -> str:
+        """What to do; which of it, only a person can know. ``root`` is where a new log may be, if not here."""
         directory, store = quote(str(self.data_dir)), self.data_dir / "store"
         return (
             "Nothing was touched. If --zk or --root is wrong, start this node with the right one. If ZooKeeper "
             "has lost its data, stop all nodes and make a new log from the best store that is left: "
-            f"python -m kvlog recover --zk {quote(self.hosts)} --root {quote(self.root)} --data-dir {directory} "
-            "[--data-dir DIR...] --start-a-new-log . To start this node empty instead: "
+            f"python -m kvlog recover --zk {quote(self.hosts)} --root {root or quote(self.root)} "
+            f"--data-dir {directory} [--data-dir DIR...] --start-a-new-log . To start this node empty instead: "
             f"mv {quote(str(store))} {quote(f'{store}.before')}"
         )

@@ -12,14 +12,29 @@ from pathlib import Path
 from kazoo.client import KazooClient
 
 from kvlog.cluster import Cluster, ClusterNode
+from kvlog.core.entry import (
+    FORMAT,
+    SEGMENT_ENTRIES,
+    Entry,
+    LogEntry,
+    Put,
+    Request,
+    decode_entry,
+    encode_entry,
+    encode_request,
+)
 from kvlog.errors import Unavailable
 from kvlog.processes import wait_until
+from kvlog.zookeeper.layout import Layout
+from kvlog.zookeeper.peek import Peek
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 SESSION_S = 10.0
 COMMAND_S = 60.0
 HALT_S = 15.0
+AT_ONCE = 100
+BY_WRITING = 10
 
 
 @contextmanager
@@ -51,6 +66,40 @@ def move_store_away(node: ClusterNode) -> None:
 def others(cluster: Cluster, node: ClusterNode) -> list[ClusterNode]:
     """All nodes but one."""
     return [other for other in cluster.nodes if other is not node]
+
+
+def fill_segment(cluster: Cluster, node: ClusterNode) -> None:
+    """Bring the log to its second segment: entries made by hand, as the leader makes them, and then its own."""
+    layout, last = Layout(cluster.root), Peek(cluster.hosts, cluster.root).last_entries(1)[0].item
+    with zookeeper(cluster.hosts) as client:
+        while last.index < SEGMENT_ENTRIES - BY_WRITING:
+            transaction = client.transaction()
+            for _ in range(min(AT_ONCE, SEGMENT_ENTRIES - BY_WRITING - last.index)):
+                last = decode_entry(last.index + 1, _after(last))
+                transaction.create(layout.entry_prefix(0), last.data, sequence=True)
+            results = transaction.commit()
+            assert results[-1] == layout.entry(last.index), results[-1]
+    assert wait_until(lambda: node.status()["applied_index"] == last.index, HALT_S), cluster.describe()
+    index = last.index
+    while index < SEGMENT_ENTRIES:
+        answer = node.update("filler", "written", ack="log")
+        assert answer.status == 200, answer
+        index = answer.body["index"]
+
+
+def _after(last: LogEntry) -> bytes:
+    """The next entry."""
+    revision = last.entry.last_revision + 1
+    header = Entry(
+        format=FORMAT,
+        epoch=last.entry.epoch,
+        batch_id=f"by-hand-{revision}",
+        prev_hash=last.hash,
+        first_revision=revision,
+        time_ms=1,
+    )
+    put = Put(f"filler-{revision}", "by hand", create=revision, version=1)
+    return encode_entry(header, (encode_request(Request(effects=(put,))),))
 
 
 def wait_until_halted(cluster: Cluster, nodes: list[ClusterNode], index: int) -> None:

@@ -31,7 +31,7 @@ from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.peek import Peek
 
-from .by_hand import kvlog, move_store_away, others, wait_until_halted, zookeeper
+from .by_hand import fill_segment, kvlog, move_store_away, others, wait_until_halted, zookeeper
 
 WAIT_S = 20.0
 PATIENCE_S = 30.0
@@ -495,19 +495,9 @@ def test_a_skip_holds_for_who_was_down_who_restarts_and_who_comes_by_snapshot(
 
     away.terminate()
     move_store_away(away)
-    fill_segment(cluster)
+    fill_segment(cluster, cluster.wait_until_settled())
     assert wait_until(lambda: stays.status()["log"]["first_index"] == SEGMENT_ENTRIES, WAIT_S), cluster.describe()
     away.start()
     assert away.status()["recovery"]["installed"]["index"] >= SEGMENT_ENTRIES - 1
     writes_again(cluster)
     assert [node.status()["skipped"] for node in cluster.nodes] == [[index]] * 3
-
-
-def fill_segment(cluster: Cluster) -> None:
-    """Write until the log has come to its second segment."""
-    leader = cluster.wait_until_settled()
-    number, index = 0, -1
-    while index < SEGMENT_ENTRIES:
-        answer = leader.update("filler", str(number), ack="log")
-        assert answer.status == 200, answer
-        number, index = number + 1, answer.body["index"]

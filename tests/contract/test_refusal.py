@@ -31,9 +31,9 @@ COMMANDS = (
 )
 
 
-def says_what_to_do(failure: str, node: ZooKeeperNode) -> bool:
+def says_what_to_do(failure: str, node: ZooKeeperNode, *, root: str = "") -> bool:
     """Whether it ends with the commands, for this very node, and with the exit code of WrongLog."""
-    commands = (command.format(hosts=node.hosts, root=node.layout.root) for command in COMMANDS)
+    commands = (command.format(hosts=node.hosts, root=root or node.layout.root) for command in COMMANDS)
     return failure.startswith("exit 4: ") and all(command in failure for command in commands)
 
 
@@ -125,7 +125,7 @@ def test_a_log_that_is_made_anew_ends_the_node(zookeeper_world: ZooKeeperWorld):
     failure = node.events.wait_for_failure()
 
     assert "a log that was made anew" in failure
-    assert says_what_to_do(failure, node)
+    assert says_what_to_do(failure, node, root="NEW_ROOT")
 
 
 def test_a_segment_that_was_deleted_by_hand_is_a_hole(zookeeper_world: ZooKeeperWorld):
@@ -256,9 +256,10 @@ def test_another_log_in_a_wiped_zookeeper_ends_who_is_connected(lone_ensemble: L
         failure = node.events.wait_for_failure()
         made = other.events.wait(ev.SessionConnected).identity
 
-        if "there is no log" not in failure:  # it came first
+        came_first = "there is no log" in failure
+        if not came_first:
             assert f"cluster {made.cluster_id}, but the store in data/n1 belongs to" in failure
-        assert says_what_to_do(failure, node)
+        assert says_what_to_do(failure, node, root="" if came_first else "NEW_ROOT")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -281,7 +282,7 @@ def test_a_zookeeper_that_was_restored_from_an_older_copy_ends_who_is_connected(
         failure = node.events.wait_for_failure()
 
         assert "answers others, but refuses this node, which has seen newer data: it was restored" in failure
-        assert says_what_to_do(failure, node)
+        assert says_what_to_do(failure, node, root="NEW_ROOT")
 
 
 @pytest.mark.usefixtures("impatient")
