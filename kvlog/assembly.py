@@ -293,15 +293,6 @@ def _assemble(
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
     say = partial(_say, settings)
 
-    def announce(status: Status) -> None:
-        position = status.position
-        stale = f", stale store: it has missed {position.missed_entries} entries" if position.gaps else ""
-        print(  # noqa: T201 - the one line on stdout
-            f"kvlog {settings.node_id} is ready on {settings.url}: {status.role}, revision {position.revision}, "
-            f"index {position.applied_index}{stale}",
-            flush=True,
-        )
-
     def kill() -> None:
         """Die like kill -9, once the answer to /kill has had the time to leave."""
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
@@ -309,7 +300,9 @@ def _assemble(
     FAILPOINTS.belong_to(supervisor, say)
     store = LmdbStore(settings.data_dir / STORE)
     node = Node(_node_settings(settings, instance), store, store.position())
-    runtime = Runtime(node, store, clock, say=say, fail=_naming(settings, fail), announce=announce)
+    runtime = Runtime(
+        node, store, clock, say=say, fail=_naming(settings, fail), announce=partial(_announce, settings)
+    )
     session = ZooKeeperSession(
         settings.zk,
         Layout(settings.root),
@@ -358,6 +351,17 @@ def _assemble(
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
     return app
+
+
+def _announce(settings: Settings, status: Status) -> None:
+    """The one line on stdout: the node is up."""
+    position = status.position
+    stale = f", stale store: it has missed {position.missed_entries} entries" if position.gaps else ""
+    print(  # noqa: T201 - whoever started the node waits for it
+        f"kvlog {settings.node_id} is ready on {settings.url}: {status.role}, revision {position.revision}, "
+        f"index {position.applied_index}{stale}",
+        flush=True,
+    )
 
 
 def _naming(settings: Settings, fail: Callable[[int, str], NoReturn]) -> Callable[[int, str], NoReturn]:
