@@ -26,7 +26,7 @@ from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 
-CONNECTIONS = 64
+CONNECTIONS = 200
 KEYS = 100_000
 PROBES = 300
 REPORT_EVERY = 100_000
