@@ -28,6 +28,9 @@ from kvlog.processes import ProcessKeeper, free_ports, wait_until
 
 CONNECTIONS = 200
 KEYS = 100_000
+RETAIN = 1_000
+"""Entries; with so many connections, each holds some hundred updates."""
+
 PROBES = 300
 REPORT_EVERY = 100_000
 RECEIVE_BYTES = 65_536
@@ -198,7 +201,7 @@ def main() -> None:
     """See the module's docstring."""
     updates = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with ProcessKeeper() as keeper, LocalEnsemble(keeper) as ensemble:
-        cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3))
+        cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), flags=("--retain", str(RETAIN)))
         leader = cluster.start()
         away = next(node for node in cluster.nodes if node is not leader)
         growth = Growth(cluster, ensemble)

@@ -9,7 +9,6 @@ first has the worker hand the leadership over, while it still serves, and then s
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import multiprocessing
 import os
 import re
@@ -49,7 +48,7 @@ from kvlog.peers import HttpPeers
 from kvlog.quarantine import check_store, inspect
 from kvlog.runtime import Runtime
 from kvlog.service import Service
-from kvlog.store_dirs import DAMAGED, INCOMING, STORE
+from kvlog.store_dirs import DAMAGED, INCOMING, STORE, claim
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
@@ -159,18 +158,11 @@ def _check_address(settings: Settings) -> None:
 
 def _lock(data_dir: Path) -> int:
     """Claim the data directory for as long as the supervisor or its worker lives."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InUse(f"cannot use the data directory {data_dir}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InUse(
-            f"the data directory {data_dir} is in use by a running node; give this one another --data-dir, or "
-            "stop that one first"
-        ) from error
+    in_use = (
+        f"the data directory {data_dir} is in use by a running node; give this one another --data-dir, or stop "
+        "that one first"
+    )
+    lock = claim(data_dir, in_use=in_use)
     os.set_inheritable(lock, True)
     return lock
 

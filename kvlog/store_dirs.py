@@ -1,5 +1,6 @@
-"""Which directory is the store, whatever was under way when the node ended.
+"""A node's data directory: who has it, and which part of it is the store, whatever was under way when it ended.
 
+<data-dir>/lock             held by whoever uses the directory
 <data-dir>/store            the store
 <data-dir>/store.incoming   a copy of another node's store, while it is fetched and checked
 <data-dir>/store.old        what the copy replaces, until the copy is in its place
@@ -8,13 +9,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvlog.errors import StoreFailure
+from kvlog.errors import InUse, StoreFailure
 
 STORE = "store"
 INCOMING = "store.incoming"
@@ -25,6 +27,27 @@ DATA_FILE = "data.mdb"
 
 FULL_BYTES = 16 * 1024**2
 """With less than this left on its file system, a failure of the store is put down to the full disk."""
+
+
+def claim(data_dir: Path, *, in_use: str) -> int:
+    """Claim a data directory for this process, and for those that inherit what is returned: the lock's descriptor.
+
+    The directory is there then. The lock is free once every copy of the descriptor is closed.
+
+    Raises:
+        InUse: somebody has it (``in_use`` says so, and what to do), or it cannot be used at all.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise InUse(f"cannot use the data directory {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InUse(in_use) from error
+    return lock
 
 
 def settle_files(data_dir: Path) -> None:

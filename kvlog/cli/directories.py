@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvlog.errors import InUse
-from kvlog.store_dirs import sync_directory
+from kvlog.store_dirs import claim, sync_directory
 
 
 @contextmanager
@@ -19,20 +17,12 @@ def locked(data_dir: Path) -> Iterator[None]:
     Raises:
         InUse: a node runs in it, or another command works on it, or it cannot be used at all.
     """
+    in_use = (
+        f"a node runs in the data directory {data_dir}; nothing was changed; stop that node, then run this "
+        "command again"
+    )
+    lock = claim(data_dir, in_use=in_use)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise InUse(f"cannot use the data directory {data_dir}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUse(
-                f"a node runs in the data directory {data_dir}; nothing was changed; stop that node, then run "
-                "this "
-                "command again"
-            ) from error
         yield
     finally:
         os.close(lock)
