@@ -42,13 +42,13 @@ from kvlog.core.values import Member, NodeSettings
 from kvlog.errors import InUse, KvlogError, StoreFailure
 from kvlog.failpoints import FAILPOINTS, hit
 from kvlog.guard import Guard, GuardedThreads
-from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import THREADS as PEER_THREADS
 from kvlog.peers import HttpPeers
-from kvlog.quarantine import check_store, inspect
 from kvlog.runtime import Runtime
 from kvlog.service import Service
-from kvlog.store_dirs import DAMAGED, INCOMING, STORE, claim
+from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.quarantine import check_store, inspect
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog

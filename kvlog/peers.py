@@ -26,7 +26,7 @@ from kvlog.errors import BadSnapshot, KvlogError
 from kvlog.failpoints import hit
 from kvlog.ports import Post
 from kvlog.snapshot import MEDIA_TYPE, Decoder, Header
-from kvlog.store_dirs import DATA_FILE, remove, sync_directory
+from kvlog.store.directories import DATA_FILE, remove, sync_directory
 
 THREADS = 16
 """Pushes and probes at a time. The core sends one of each to a peer at a time."""

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import server
 from kvlog.core.entry import Effect, LogEntry, Put
 from kvlog.core.machine import Position
-from kvlog.lmdb_store import LmdbStore
+from kvlog.store.lmdb_store import LmdbStore
 
 Break = Callable[[Put], Effect | None]
 

@@ -20,11 +20,11 @@ from kvlog.assembly import CONNECTIONS_MAX, THREADS, SystemClock
 from kvlog.config import parse
 from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings
-from kvlog.lmdb_copy import Pace
-from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import HttpPeers
 from kvlog.runtime import Runtime
 from kvlog.service import Service
+from kvlog.store.lmdb_copy import Pace
+from kvlog.store.lmdb_store import LmdbStore
 
 
 def fail(code: int, reason: str) -> None:

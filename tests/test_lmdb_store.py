@@ -21,16 +21,16 @@ import lmdb
 import msgspec
 import pytest
 
-from kvlog import quarantine
 from kvlog.core.machine import Identity, Position, Remembered
 from kvlog.errors import InvariantViolation, StoreDamaged, StoreFailure, Unavailable
-from kvlog.lmdb_copy import Pace, StoreCopy
-from kvlog.lmdb_files import seal
-from kvlog.lmdb_store import LmdbStore
-from kvlog.lmdb_verify import verify
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
-from kvlog.quarantine import check_store, inspect
-from kvlog.store_dirs import settle_files
+from kvlog.store import quarantine
+from kvlog.store.directories import settle_files
+from kvlog.store.lmdb_copy import Pace, StoreCopy
+from kvlog.store.lmdb_files import seal
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.lmdb_verify import verify
+from kvlog.store.quarantine import check_store, inspect
 from tests.request_chain import RequestChain
 
 WAIT_S = 20.0
@@ -524,10 +524,10 @@ while True:
 READ_ALL = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from kvlog import quarantine
+from kvlog.store import quarantine
 from kvlog.errors import StoreFailure
-from kvlog.lmdb_store import LmdbStore
-from kvlog.lmdb_verify import verify
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.lmdb_verify import verify
 directory = Path(sys.argv[1])
 import pickle
 try:

@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from kvlog.core.entry import SEGMENT_ENTRIES, Delete, Put, Request
 from kvlog.core.machine import Identity, Update, evaluate, fingerprint
-from kvlog.lmdb_store import LmdbStore
-from kvlog.lmdb_verify import verify
 from kvlog.memory_store import MemoryTransaction
-from kvlog.store_dirs import INCOMING, STORE, settle_files
+from kvlog.store.directories import INCOMING, STORE, settle_files
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.lmdb_verify import verify
 from tests.chain import Chain
 
 WINDOW = 6

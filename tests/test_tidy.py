@@ -22,14 +22,9 @@ PARTS = {
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
     "memory_store": ADAPTER,
-    "store_dirs": {"errors"},
-    "lmdb_files": ADAPTER | {"store_dirs"},
-    "lmdb_copy": ADAPTER | {"lmdb_files"},
-    "lmdb_verify": ADAPTER | {"lmdb_files"},
-    "lmdb_store": REAL | {"lmdb_files", "lmdb_copy", "lmdb_verify", "store_dirs"},
-    "quarantine": ADAPTER | {"lmdb_verify", "store_dirs"},
+    "store": REAL | {"store"},
     "snapshot": {"errors", "core"},
-    "peers": REAL | {"snapshot", "store_dirs"},
+    "peers": REAL | {"snapshot", "store"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
@@ -37,10 +32,8 @@ PARTS = {
     "service": REAL | {"runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
-    "assembly": REAL
-    | {"guard", "runtime", "service", "api", "lmdb_store", "quarantine", "store_dirs", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "lmdb_store", "lmdb_verify", "quarantine", "snapshot", "store_dirs"}
-    | {"zookeeper"},
+    "assembly": REAL | {"guard", "runtime", "service", "api", "store", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "snapshot", "store"} | {"zookeeper"},
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -58,9 +51,7 @@ THIRD_PARTIES = {
     "msgspec": {
         "core",
         "memory_store",
-        "lmdb_files",
-        "lmdb_store",
-        "quarantine",
+        "store",
         "snapshot",
         "peers",
         "zookeeper",
@@ -68,7 +59,7 @@ THIRD_PARTIES = {
         "cli",
     },
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
-    "lmdb": {"lmdb_files", "lmdb_copy", "lmdb_verify", "lmdb_store"},
+    "lmdb": {"store"},
     "flask": {"api", "assembly"},  # assembly: only the type of what it returns
     "werkzeug": {"api"},
     "granian": {"assembly"},

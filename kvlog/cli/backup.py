@@ -19,10 +19,10 @@ from kvlog.cli.arguments import PROGRAM, Backup, Verify
 from kvlog.cli.console import fields, note, progress, say, size
 from kvlog.cli.http import Nodes, why
 from kvlog.errors import BadSnapshot, CommandFailed, Unavailable
-from kvlog.lmdb_verify import Found
-from kvlog.quarantine import inspect
 from kvlog.snapshot import Decoder, Header, read
-from kvlog.store_dirs import DATA_FILE, sync_directory
+from kvlog.store.directories import DATA_FILE, sync_directory
+from kvlog.store.lmdb_verify import Found
+from kvlog.store.quarantine import inspect
 
 PAUSE_S = 30.0
 """How long a node may send nothing of a snapshot."""

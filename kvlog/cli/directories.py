@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kvlog.store_dirs import claim, sync_directory
+from kvlog.store.directories import claim, sync_directory
 
 
 @contextmanager

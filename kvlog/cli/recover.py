@@ -17,7 +17,7 @@ from kvlog.cli.directories import locked, move
 from kvlog.cli.restore import how_to_go_on, tell_log
 from kvlog.core.machine import Position
 from kvlog.errors import CommandFailed, StoreDamaged
-from kvlog.store_dirs import STORE, settle_files
+from kvlog.store.directories import STORE, settle_files
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 MOVED = "store.before-recover"

@@ -15,9 +15,9 @@ from kvlog.cli.backup import read_header, unpack
 from kvlog.cli.console import fields, note
 from kvlog.cli.directories import locked, move
 from kvlog.errors import CommandFailed
-from kvlog.lmdb_store import LmdbStore
 from kvlog.snapshot import Header
-from kvlog.store_dirs import STORE, remove, settle_files
+from kvlog.store.directories import STORE, remove, settle_files
+from kvlog.store.lmdb_store import LmdbStore
 from kvlog.zookeeper.seed import FoundLog, Seed, connect
 
 RESTORING = "store.restoring"

@@ -26,11 +26,11 @@ from kvlog.core import events as ev
 from kvlog.core.machine import Identity, Position
 from kvlog.core.values import Member
 from kvlog.errors import BadSnapshot
-from kvlog.lmdb_store import LmdbStore
 from kvlog.peers import HttpPeers
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
-from kvlog.quarantine import inspect
 from kvlog.snapshot import Decoder, Header, encode, header_of, read
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.quarantine import inspect
 from tests.chain import Chain
 
 ANSWER_S = 20.0

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from kvlog.core.machine import Identity, Position
-from kvlog.lmdb_store import LmdbStore
 from kvlog.snapshot import encode, header_of
+from kvlog.store.lmdb_store import LmdbStore
 from tests.chain import Chain
 
 IDENTITY = Identity("c1", 7, 500)

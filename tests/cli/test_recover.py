@@ -10,7 +10,7 @@ import pytest
 from kvlog.cli.recover import MOVED
 from kvlog.cli.restore import tell_log
 from kvlog.core.machine import Identity, Position
-from kvlog.lmdb_store import LmdbStore
+from kvlog.store.lmdb_store import LmdbStore
 from kvlog.zookeeper.seed import Seed, connect
 from tests.chain import Chain
 

@@ -13,7 +13,7 @@ from kazoo.client import KazooClient
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.machine import Identity
 from kvlog.ensemble import LocalEnsemble
-from kvlog.lmdb_store import LmdbStore
+from kvlog.store.lmdb_store import LmdbStore
 from tests.chain import Chain
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -17,7 +17,7 @@ from kvlog.cluster import Cluster, ClusterNode
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
-from kvlog.quarantine import inspect
+from kvlog.store.quarantine import inspect
 
 from .history import History, Writers
 from .ledger import WAIT_S, Ledger, Log, fill_until_trimmed, small_segments

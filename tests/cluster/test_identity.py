@@ -14,8 +14,8 @@ import pytest
 
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.ensemble import LocalEnsemble
-from kvlog.lmdb_verify import verify
 from kvlog.processes import ProcessKeeper, free_ports
+from kvlog.store.lmdb_verify import verify
 from kvlog.zookeeper.layout import Layout
 
 from .by_hand import fill_segment, kvlog, move_store_away, wait_until_halted, zookeeper

@@ -12,9 +12,9 @@ import pytest
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.machine import Position
 from kvlog.ensemble import LocalEnsemble
-from kvlog.lmdb_store import LmdbStore
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
-from kvlog.quarantine import inspect
+from kvlog.store.lmdb_store import LmdbStore
+from kvlog.store.quarantine import inspect
 
 from .interceptor import Interceptor, ask, cut, flip, replace_by
 from .ledger import WAIT_S, Ledger, arm, fill_until_trimmed, first_index, small_segments

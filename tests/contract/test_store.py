@@ -14,8 +14,8 @@ import pytest
 from kvlog.core.entry import NO_HASH, LogEntry
 from kvlog.core.machine import Gap, Identity, Position, Record
 from kvlog.errors import InvariantViolation, StoreFailure
-from kvlog.lmdb_store import LmdbStore
 from kvlog.memory_store import MemoryState, MemoryStore
+from kvlog.store.lmdb_store import LmdbStore
 from tests.chain import Chain
 from tests.request_chain import RequestChain
 

@@ -18,7 +18,7 @@ import msgspec
 
 from kvlog.core.machine import Position, Record, Remembered
 from kvlog.errors import StoreDamaged, StoreFailure
-from kvlog.store_dirs import DATA_FILE, full_disk, sync_directory
+from kvlog.store.directories import DATA_FILE, full_disk, sync_directory
 
 MAP_BYTES = 64 * 1024**3
 """Upper bound of the store's size. It is address space, not disk or memory: the file grows as it is filled."""

@@ -13,7 +13,7 @@ from lmdb import verify as lmdb_structure
 
 from kvlog.core.machine import DIGEST_MODULUS, Position
 from kvlog.errors import StoreDamaged
-from kvlog.lmdb_files import SEAL_BYTES, Files, guarded, open_files, outcomes
+from kvlog.store.lmdb_files import SEAL_BYTES, Files, guarded, open_files, outcomes
 
 PROGRESS_EVERY = 20_000
 """Rows between two calls of ``progress``."""

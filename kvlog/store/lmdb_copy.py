@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import lmdb
 
 from kvlog.errors import StoreFailure, Unavailable
-from kvlog.lmdb_files import TABLES, Files, guarded
+from kvlog.store.lmdb_files import TABLES, Files, guarded
 
 CHUNK_BYTES = 256 * 1024
 """What is handed out at a time, at most."""

@@ -2,7 +2,7 @@
 
 LMDB maps the file and trusts it: one that is damaged can end the process that reads it (SIGSEGV, SIGBUS, a failed
 assertion). So a store is checked by a program of its own before a node opens it, this one:
-``python -m kvlog.quarantine DIRECTORY``. It reads, and writes nothing but what it has found, in lines of JSON.
+``python -m kvlog.store.quarantine DIRECTORY``. It reads, and writes nothing but what it has found, in lines of JSON.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import msgspec
 
 from kvlog.core.machine import Position
 from kvlog.errors import StoreDamaged, StoreFailure
-from kvlog.lmdb_verify import Found, Progress, verify
-from kvlog.store_dirs import DATA_FILE, STORE, disk_guarded, put_aside, settle_files
+from kvlog.store.directories import DATA_FILE, STORE, disk_guarded, put_aside, settle_files
+from kvlog.store.lmdb_verify import Found, Progress, verify
 
 PATIENCE_S = 2.0
 """After how long, and how often from then on, people are told how far the check has come."""
@@ -106,8 +106,8 @@ def inspect(directory: Path, *, progress: Progress = lambda _done, _total: None)
         size = (directory / DATA_FILE).stat().st_size
         deadline = time.monotonic() + DEADLINE_S + size / LEAST_BYTES_PER_S
         process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "kvlog.quarantine", str(directory.absolute())],
-            cwd=Path(__file__).resolve().parent.parent,
+            [sys.executable, "-m", "kvlog.store.quarantine", str(directory.absolute())],
+            cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )

@@ -20,8 +20,9 @@ import msgspec
 from kvlog.core.entry import LogEntry
 from kvlog.core.machine import Identity, Position, Record, Remembered, apply_entry, fill_entry, open_gap
 from kvlog.errors import StoreDamaged, StoreFailure, invariant
-from kvlog.lmdb_copy import Pace, StoreCopy
-from kvlog.lmdb_files import (
+from kvlog.store.directories import OLD, remove, swap_in, sync_directory
+from kvlog.store.lmdb_copy import Pace, StoreCopy
+from kvlog.store.lmdb_files import (
     POSITION,
     Files,
     encoder,
@@ -31,8 +32,7 @@ from kvlog.lmdb_files import (
     records,
     seal,
 )
-from kvlog.lmdb_verify import REVISION_BYTES
-from kvlog.store_dirs import OLD, remove, swap_in, sync_directory
+from kvlog.store.lmdb_verify import REVISION_BYTES
 
 _USUAL = Pace()
 
@@ -42,7 +42,7 @@ def _nothing() -> None:
 
 
 class LmdbStore:
-    """See the module's docstring. ``store_dirs.settle_files`` comes before it.
+    """See the module's docstring. ``directories.settle_files`` comes before it.
 
     Raises:
         StoreFailure: the directory holds no store that this version can read, or the disk fails.
