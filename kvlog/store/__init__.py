@@ -1,1 +1,1 @@
-"""The port Store on LMDB, and the files below a node's data directory; nothing outside this folder imports lmdb."""
+"""The port Store on LMDB, and the files in a node's data directory; nothing else imports lmdb."""

@@ -2,7 +2,8 @@
 
 LMDB maps the file and trusts it: one that is damaged can end the process that reads it (SIGSEGV, SIGBUS, a failed
 assertion). So a store is checked by a program of its own before a node opens it, this one:
-``python -m kvlog.store.quarantine DIRECTORY``. It reads, and writes nothing but what it has found, in lines of JSON.
+``python -m kvlog.store.quarantine DIRECTORY``. It reads, and writes nothing but what it has found, in lines of
+JSON.
 """
 
 from __future__ import annotations
