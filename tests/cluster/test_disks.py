@@ -286,8 +286,8 @@ def test_a_trimmed_log_without_a_store_is_refused_and_one_store_is_enough(make_c
     for node in cluster.nodes:
         assert node.child.wait(WAIT_S) == 4, cluster.describe()
         last_line = node.log.read_text().splitlines()[-1]
-        assert "no store holds it any more" in last_line
-        assert "python -m kvlog restore FILE --zk HOSTS --root NEW_ROOT --data-dir DIR" in last_line
+        assert "no store of a registered node holds what was before it" in last_line
+        assert f"python -m kvlog restore FILE --zk {cluster.hosts} --root NEW_ROOT --data-dir DIR" in last_line
 
     survivor = cluster.nodes[1]
     shutil.rmtree(survivor.data_dir / "store")
