@@ -26,7 +26,7 @@ from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 
-CONNECTIONS = 200
+CONNECTIONS = 128
 KEYS = 100_000
 RETAIN = 1_000
 """Entries; with so many connections, each holds some hundred updates."""
