@@ -37,20 +37,23 @@ ENDINGS = {
     "a timer": "threading.Timer(0, broken).start(); time.sleep(60)",
     "a task of the pool": "GuardedThreads(2, guard, thread_name_prefix='p').submit(broken); time.sleep(60)",
     "a push": (
-        "from kvlog.assembly import GuardedPeers\n"
+        "from pathlib import Path\n"
         "from kvlog.core import effects as do\n"
         "from kvlog.core.values import Member\n"
-        "peers = GuardedPeers(print, guard)\n"
+        "from kvlog.peers import HttpPeers\n"
+        "threads = GuardedThreads(2, guard, thread_name_prefix='p')\n"
+        "peers = HttpPeers(print, incoming=Path('/nowhere'), verify=print, threads=threads)\n"
         "peers.push(do.Push(Member('n2', 'a2', '127.0.0.1:9', 'catchup'), object()))\n"
         "time.sleep(60)"
     ),
     "the time limits of the ZooKeeper session": (
+        "from pathlib import Path\n"
         "from kvlog.zookeeper.layout import Layout\n"
         "from kvlog.zookeeper.session import ZooKeeperSession\n"
         "class Clock:\n"
         "    monotonic = staticmethod(broken)\n"
         f"session = ZooKeeperSession('127.0.0.1:{free_ports(1)[0]}', Layout('/x'), known=None,\n"
-        "    session_timeout_s=4, post=print, clock=Clock(), say=print, fail=fail)\n"
+        "    data_dir=Path('/nowhere'), session_timeout_s=4, post=print, clock=Clock(), say=print, fail=fail)\n"
         "session.start(); time.sleep(60)"
     ),
 }
