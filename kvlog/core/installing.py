@@ -32,6 +32,10 @@ RETRY_S = 1.0
 FRESH_S = 10.0
 """For how long it counts that a replica has said that its store is too short as well."""
 
+LINGER_S = 3.0
+"""For how long a node that knows the state to be lost still answers, so that the others hear it of it, too: three
+times the pause between two questions."""
+
 SAY_S = 2.0
 """How often the progress is said."""
 
@@ -57,6 +61,7 @@ class Installing:
         self._failed_at: dict[str, float] = {}
         # By node and instance: where its store ends, which is before the log begins.
         self._too_short: dict[tuple[str, str], int] = {}
+        self._lost_since: float | None = None
         self.last: dict[str, object] | None = None
 
     def handle(self, event: About, now: float) -> list[Effect]:
@@ -92,8 +97,10 @@ class Installing:
             return self._install(self._fetched, cursor, now)
         if self._fetching is not None or not cursor.trimmed:
             return []
-        if self._hopeless(members, replicas, now):
+        if self._lost(members, replicas, now):
             return [Exit(WrongLog.exit_code, all_lost(cursor.first_index, self._too_short))]
+        if self._lost_since is not None:
+            return []  # who has ended by it already would now seem not to have said so
         why = f"the log begins at entry {cursor.first_index}, and this store needs what was before"
         needed = max(cursor.first_index - 1, cursor.position.applied_index)
         return self._fetch(self._best(members, replicas, leader, now), needed, why, cursor.first_index, now)
@@ -185,6 +192,16 @@ class Installing:
             ),
             default=None,
         )
+
+    def _lost(self, members: tuple[Member, ...], replicas: tuple[Replica, ...], now: float) -> bool:
+        """Whether it is time to say that nobody has what is needed (I3); others may have ended by it meanwhile."""
+        others = [(one.node_id, one.instance) for one in members if one.node_id != self._node_id]
+        if self._lost_since is None and self._hopeless(members, replicas, now):
+            self._lost_since = now
+        elif any(other not in self._too_short for other in others):
+            self._lost_since = None  # somebody has come who may have it
+        since = self._lost_since
+        return since is not None and (now - since >= LINGER_S or not self._too_short)
 
     def _hopeless(self, members: tuple[Member, ...], replicas: tuple[Replica, ...], now: float) -> bool:
         up = {member.node_id: member.instance for member in members}

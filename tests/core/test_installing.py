@@ -5,7 +5,7 @@ import pytest
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, Exit, FetchSnapshot, Install, Note
 from kvlog.core.events import SnapshotFailed, SnapshotFetched, SnapshotProgress
-from kvlog.core.installing import RETRY_S, SAY_S, Installing
+from kvlog.core.installing import LINGER_S, RETRY_S, SAY_S, Installing
 from kvlog.core.machine import Gap, Position
 from kvlog.core.values import Holding, Member, Replica
 from kvlog.errors import WrongLog
@@ -261,7 +261,9 @@ def test_the_state_is_lost_when_everybody_is_up_and_says_so():
     for name in ("n2", "n3"):
         assert bench.asked() == name
         bench.fail(name, applied=20)
-    (effect,) = bench.advance()
+    assert bench.advance() == [], "it still answers, so that the others hear it of it, too"
+    bench.members = bench.members[:1]  # they have heard it, and ended
+    (effect,) = bench.advance(LINGER_S)
 
     assert isinstance(effect, Exit)
     assert effect.code == WrongLog.exit_code
@@ -290,7 +292,8 @@ def test_the_state_is_not_lost_while_a_registered_one_is_down():
     assert not bench.exits()
     bench.replicas = bench.replicas[:2]
 
-    assert bench.exits()
+    assert not bench.exits()
+    assert bench.exits(LINGER_S)
 
 
 @pytest.mark.parametrize("applied", [49, 60, None])
