@@ -15,6 +15,7 @@ All data but that of the entries is a JSON object.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ from kvlog.core.values import Holding
 _CANDIDATE = re.compile(r"(?P<node_id>.+)_(?P<instance>[0-9a-f]+)_(?P<sequence>-?[0-9]{10})")
 _SEGMENT = re.compile(r"[0-9]{10}")
 _ENTRY = re.compile(r"entry-([0-9]{10})")
+_SEQUENCE_MODULUS = 1 << 32
 _SKIP = re.compile(r"skip-([0-9]{10,})")
 
 
@@ -170,3 +172,12 @@ def parse_candidate(name: str) -> tuple[str, str, int] | None:
     """Node id, instance and sequence number of a candidate's name; None if it is not one."""
     match = _CANDIDATE.fullmatch(name)
     return (match["node_id"], match["instance"], int(match["sequence"])) if match else None
+
+
+def children_ever(stat: Any) -> int:
+    """How many children a znode has ever had, from its stat: what the next sequence number below it will be.
+
+    ZooKeeper shows cversion as creations plus deletions, and numChildren is their difference. Neither failed
+    multis nor deletions disturb it (PrepRequestProcessor, DataNode.copyStat; measured).
+    """
+    return int((stat.cversion % _SEQUENCE_MODULUS) + stat.numChildren) // 2

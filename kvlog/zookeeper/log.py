@@ -15,6 +15,7 @@ from kvlog.core.entry import SEGMENT_ENTRIES, first_of, segment_of
 from kvlog.zookeeper.layout import (
     LogData,
     SegmentData,
+    children_ever,
     entry_index,
     last_entry,
     log_data,
@@ -24,8 +25,6 @@ from kvlog.zookeeper.layout import (
 from kvlog.zookeeper.multi import failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
 from kvlog.zookeeper.trim import Trimmer
-
-_SEQUENCE_MODULUS = 1 << 32
 
 
 class ZooKeeperLog:
@@ -73,12 +72,8 @@ class ZooKeeperLog:
         stat = session.call(self._client.exists_async(self._layout.segment(segment)))
         if stat is None:
             return ev.Failed(effect)
-        # ZooKeeper shows cversion as creations plus deletions, and numChildren is their difference, so this is
-        # the number of children ever created: what the next sequence number will be. Neither failed multis nor
-        # deletions disturb it (PrepRequestProcessor, DataNode.copyStat; measured).
-        created = ((stat.cversion % _SEQUENCE_MODULUS) + stat.numChildren) // 2
         return ev.TailRead(
-            first_of(segment) + created - 1,
+            first_of(segment) + children_ever(stat) - 1,
             asked_at,
             effect.confirm,
             begin.first_index,

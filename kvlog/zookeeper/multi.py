@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from kazoo.client import TransactionRequest
 from kazoo.exceptions import RolledBackError, RuntimeInconsistency
+
+from kvlog.zookeeper.layout import Layout
 
 MULTI_BYTES_MAX = 512 * 1024
 """Upper bound of a multi as ZooKeeper gets it; it drops the connection at 1 MiB (jute.maxbuffer)."""
@@ -24,6 +27,23 @@ def failure_in(results: list[Any]) -> Exception | None:
     """Why a multi was refused; None if it was not. kazoo does not raise it: the results hold exceptions."""
     failed = [result for result in results if isinstance(result, Exception)]
     return next((result for result in failed if type(result) not in _COLLATERAL), failed[0] if failed else None)
+
+
+def add_log(
+    transaction: TransactionRequest,
+    layout: Layout,
+    cluster: bytes,
+    *,
+    log: bytes = b"",
+    first_segment: int = 0,
+    segment: bytes = b"",
+) -> None:
+    """Have a multi make all that an empty log consists of, with what its znodes hold."""
+    transaction.create(layout.cluster, cluster)
+    for path in (layout.election, layout.members, layout.replicas):
+        transaction.create(path)
+    transaction.create(layout.log, log)
+    transaction.create(layout.segment(first_segment), segment)
 
 
 def batches(fence: str, paths: Iterable[str]) -> Iterator[list[str]]:

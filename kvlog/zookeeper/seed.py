@@ -23,14 +23,12 @@ from kazoo.exceptions import NodeExistsError, NoNodeError
 from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, segment_of
 from kvlog.core.machine import Identity, Position
 from kvlog.errors import CommandFailed, Unavailable, WrongLog, invariant
-from kvlog.zookeeper.layout import ClusterData, Layout, LogData, SegmentData, segments_in
-from kvlog.zookeeper.multi import failure_in
+from kvlog.zookeeper.layout import ClusterData, Layout, LogData, SegmentData, children_ever, segments_in
+from kvlog.zookeeper.multi import add_log, failure_in
 from kvlog.zookeeper.visit import visit
 
 ANSWER_S = 15.0
 """How long connecting may take, and how long ZooKeeper may take to answer a request."""
-
-_SEQUENCE_MODULUS = 1 << 32
 
 T = TypeVar("T")
 
@@ -137,9 +135,7 @@ class Place:
                 f"with ZooKeeper's `zkCli.sh deleteall {layout.root}`, and run this command again"
             ) from error
         log = _decode(data, LogData, layout.log) if data else LogData()
-        # The number of children ever created, as kvlog.zookeeper.log reads it off the znode's counters.
-        created = ((segment.cversion % _SEQUENCE_MODULUS) + segment.numChildren) // 2
-        empty = last * SEGMENT_ENTRIES + created == log.first_index
+        empty = last * SEGMENT_ENTRIES + children_ever(segment) == log.first_index
         identity = Identity(cluster.cluster_id, stat.czxid, cluster.window)
         return FoundLog(identity, cluster.seed, log.first_index, empty)
 
@@ -155,12 +151,13 @@ class Place:
         cluster = SeededCluster(uuid.uuid4().hex, FORMAT, SEGMENT_ENTRIES, seed.window, seed.name)
         self._call(self._client.ensure_path_async(layout.root))
         transaction = self._client.transaction()
-        transaction.create(layout.cluster, msgspec.json.encode(cluster))
-        for path in (layout.election, layout.members, layout.replicas):
-            transaction.create(path)
-        transaction.create(layout.log, msgspec.json.encode(LogData(first, seed.log_bytes)))
-        transaction.create(
-            layout.segment(segment_of(first)), msgspec.json.encode(SegmentData(log_bytes=seed.log_bytes))
+        add_log(
+            transaction,
+            layout,
+            msgspec.json.encode(cluster),
+            log=msgspec.json.encode(LogData(first, seed.log_bytes)),
+            first_segment=segment_of(first),
+            segment=msgspec.json.encode(SegmentData(log_bytes=seed.log_bytes)),
         )
         failure = failure_in(self._call(transaction.commit_async()))
         if isinstance(failure, NodeExistsError):

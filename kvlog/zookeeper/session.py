@@ -41,12 +41,10 @@ from kvlog.core.machine import REQUEST_WINDOW, Identity
 from kvlog.errors import Stuck, Unavailable, WrongLog
 from kvlog.ports import Clock, Post
 from kvlog.zookeeper.layout import ClusterData, Layout
-from kvlog.zookeeper.multi import failure_in
+from kvlog.zookeeper.multi import add_log, failure_in
 from kvlog.zookeeper.outage import Lookout
 from kvlog.zookeeper.refusal import Refusal
-
-RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_jitter": 0.4, "max_delay": 0.7}
-"""Try to connect for ever, with at most 0.7 s * 1.4 between two tries."""
+from kvlog.zookeeper.visit import RECONNECT
 
 JOBS_MAX = 64
 """Requests that may wait for the thread; the core asks each question once at a time, so there are few."""
@@ -214,9 +212,7 @@ class ZooKeeperSession:
         self.call(self.client.ensure_path_async(layout.root))
         cluster = ClusterData(uuid.uuid4().hex, FORMAT, SEGMENT_ENTRIES, self._window)
         transaction = self.client.transaction()
-        transaction.create(layout.cluster, msgspec.json.encode(cluster))
-        for path in (layout.election, layout.members, layout.replicas, layout.log, layout.segment(0)):
-            transaction.create(path)
+        add_log(transaction, layout, msgspec.json.encode(cluster))
         failure = failure_in(self.call(transaction.commit_async()))
         if failure is not None and not isinstance(failure, NodeExistsError):
             raise failure

@@ -16,7 +16,8 @@ from kvlog.errors import Unavailable
 STOP_S = 2.0
 """How long a visitor waits for its session to close; kazoo's own stop can wait for ever."""
 
-_RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_jitter": 0.4, "max_delay": 0.7}
+RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_jitter": 0.4, "max_delay": 0.7}
+"""Try to connect for ever, with at most 0.7 s * 1.4 between two tries."""
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def visit(hosts: str, *, answer_s: float, stop_s: float | None = STOP_S) -> Iter
     """
     logger = logging.getLogger("kvlog.kazoo")
     logger.setLevel(logging.CRITICAL)  # what matters of it arrives as exceptions
-    client = KazooClient(hosts=hosts, timeout=answer_s, connection_retry=_RECONNECT, logger=logger)
+    client = KazooClient(hosts=hosts, timeout=answer_s, connection_retry=RECONNECT, logger=logger)
     try:
         client.start_async().wait(answer_s)
         if not client.connected:
