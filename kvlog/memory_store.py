@@ -22,7 +22,7 @@ from kvlog.core.machine import (
     open_gap,
 )
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreFailure, invariant
-from kvlog.ports import Kept, Page, Version, Versions
+from kvlog.ports import Kept, Page, Version, Versions, bytes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class MemoryStore:
             if len(found) == limit or bytes_max <= 0:
                 return Kept(tuple(found), found[-1][0] if found else after, state.position)
             found.append((revision, state.kept[revision]))
-            bytes_max -= len(msgspec.msgpack.encode(state.kept[revision]))
+            bytes_max -= bytes_of(state.kept[revision])
         return Kept(tuple(found), max(after, state.position.revision), state.position)
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
@@ -285,10 +285,10 @@ class MemoryTransaction:
         """See machine.Transaction."""
         self.changes[revision] = changes
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, Changes]]:
+    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
         """See machine.Transaction."""
-        old = sorted(at for at in self.changes if at <= revision)[:limit]
-        return [(at, self.changes.pop(at)) for at in old]
+        old = [(at, self.changes.pop(at)) for at in sorted(at for at in self.changes if at <= revision)[:limit]]
+        return [(at, tuple(change.key for change in kept.changes if change.after is None)) for at, kept in old]
 
     def clear_kept(self) -> None:
         """See machine.Transaction."""
