@@ -172,9 +172,6 @@ class Store(View, Protocol):
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """What became of a request, and the position of the very state that says so."""
 
-    def request(self, request_id: str) -> Remembered | None:
-        """What became of a request, if it is remembered."""
-
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """Apply entries in one transaction; returns the position after them.
 

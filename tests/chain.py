@@ -50,7 +50,7 @@ class Chain:
                 request = Request(effects=(Delete(key),))
                 transaction.records.pop(key, None)
             else:
-                request = evaluate(transaction, Update(key, value), revision)
+                request = evaluate(transaction, update(key, value), revision)
                 put = request.effects[0]
                 transaction.records[key] = Record(value, put.create, revision, put.version)
             requests.append(encode_request(request))

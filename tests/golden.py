@@ -436,7 +436,7 @@ class World:
     ) -> ev.Event:
         return ev.WriteSubmitted(
             int(token),
-            Update(key, value),
+            update(key, value),
             Ack(ack),
             self.now + float(within),
             forwarded="forwarded" in flags,

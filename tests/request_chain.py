@@ -21,7 +21,7 @@ class RequestChain(Chain):
 
     def request(self, request_id: str, key: str, value: str) -> LogEntry:
         """Append an entry with one request, under an id."""
-        return self.command(request_id, Update(key, value))
+        return self.command(request_id, update(key, value))
 
     def cancel(self, request_id: str) -> LogEntry:
         """Append an entry that cancels a request for good."""

@@ -62,7 +62,7 @@ class Lives(RuleBasedStateMachine):
         request_id = f"r{self.named % 9}" if named else ""  # ids come again, once they are forgotten
         if request_id and view.request(request_id) is not None:
             return
-        command, revision = Update(key, value), self.chain.position.revision + 1
+        command, revision = update(key, value), self.chain.position.revision + 1
         check = fingerprint(command) if request_id else ""
         self.chain.request(evaluate(view, command, revision, request_id=request_id, check=check))
 

@@ -33,7 +33,7 @@ from kvlog.core.commands import (
     Unchanged,
 )
 from kvlog.core.entry import SYSTEM, Delete, Effect, Put, Request, check_fits, encode_value
-from kvlog.core.machine import Record
+from kvlog.core.machine import Record, Remembered
 
 LEASES = SYSTEM + "lease/"
 """How the keys of leases begin; their number follows."""
@@ -77,12 +77,16 @@ class View(Protocol):
     def get(self, key: str) -> Record | None:
         """The record of a key, or None."""
 
+    def request(self, request_id: str) -> Remembered | None:
+        """What became of a request, if it is remembered."""
+
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         """Keys that are attached to a lease, ``limit`` of them at most."""
 
     def changed_since(self, prefix: str, revision: int) -> bool:
         """Whether a key with this prefix was written or deleted after ``revision``; True also if that cannot be
-        told any more, or would take long to find out."""
+        told any more, or would take long to find out.
+        """
 
 
 _leases = msgspec.json.Decoder(Lease)
@@ -95,7 +99,8 @@ def lease_key(lease: int) -> str:
 
 def first_lease(revision: int) -> int:
     """The number of the first lease that the request at ``revision`` makes, which may make as many as it has
-    operations."""
+    operations.
+    """
     return revision * OPERATIONS_MAX
 
 

@@ -104,7 +104,7 @@ def test_after_a_refusal_nothing_is_evaluated_before_all_is_applied(leadership: 
     chain, cursor = Chain(), Cursor(Position())
     chain.put("k", "1")
     cursor.offer(0, chain.entries[0].data)
-    leadership.writer.submit(WriteSubmitted(1, Update("k", "2"), Ack.LOG, 99.0))
+    leadership.writer.submit(WriteSubmitted(1, update("k", "2"), Ack.LOG, 99.0))
     leadership.refused(AppendRefused("gone", "NoAuth"), 10.0)
 
     before = leadership.append(cursor, CANDIDATE, 12.0, 0)

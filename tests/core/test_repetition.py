@@ -23,7 +23,7 @@ class Office(Bench):
         self, token: int, request_id: str, value: str | None = "v", ack: Ack = Ack.LOG, deadline: float = 9.0
     ) -> None:
         """Submit a put of the key ``k``; without a value, ask to settle the id."""
-        command = Settle() if value is None else Update("k", value)
+        command = Settle() if value is None else update("k", value)
         assert self.writer.submit(WriteSubmitted(token, command, ack, deadline, request_id=request_id)) == []
 
     def commit(self) -> list[Reply]:
@@ -258,7 +258,7 @@ def test_a_clients_id_has_its_commands_fingerprint(office: Office):
     office.ask(1, "a")
     item = office.land(office.append())
 
-    assert fingerprint(Update("k", "v")) == item.entry.requests[0].fingerprint
+    assert fingerprint(update("k", "v")) == item.entry.requests[0].fingerprint
 
 
 # --- settling -------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Bench:
         """Submit a write for each token; by default each to a key of its own."""
         replies = []
         for token in tokens:
-            command = Update(key or f"key{token}", value)
+            command = update(key or f"key{token}", value)
             replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
         return replies
 

@@ -74,7 +74,7 @@ class Write:
 
     @property
     def command(self) -> Command:
-        return Update(self.key, self.value) if self.settles is None else Settle()
+        return update(self.key, self.value) if self.settles is None else Settle()
 
 
 @dataclass
