@@ -12,8 +12,8 @@ from typing import Protocol
 
 from kvlog.core import effects as do
 from kvlog.core.entry import LogEntry
-from kvlog.core.events import Event
 from kvlog.core.evaluate import View
+from kvlog.core.events import Event
 from kvlog.core.machine import Changes, Identity, Position, Record, Remembered
 
 Post = Callable[[Event], None]
@@ -91,7 +91,7 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records in the order of their keys' bytes, all of one state: that of ``position``, or of an earlier revision.
+    """Records in the order of their keys' bytes, all of one state: that of ``position``, or an earlier one.
 
     ``next`` is the key of the record that would have followed, None behind the last one.
     """
@@ -125,8 +125,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What is kept of one key's past, the latest first; ``next`` is the revision of what would have followed, None
-    if nothing is kept of it."""
+    """What is kept of one key's past, the latest first.
+
+    ``next`` is the revision of what would have followed, None if nothing is kept of it.
+    """
 
     versions: tuple[Version, ...]
     next: int | None
@@ -152,7 +154,7 @@ class Store(View, Protocol):
     def page(  # noqa: D417 - the rest speaks for itself
         self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None
     ) -> Page:
-        """The records whose keys begin with ``prefix``, from the key ``start`` on, kvlog's own ones only if asked for.
+        """The records whose keys begin with ``prefix``, from key ``start`` on; kvlog's own only if asked for.
 
         Args:
             limit: how many records at most.

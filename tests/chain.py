@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvlog.core.commands import update
 from kvlog.core.entry import (
     FORMAT,
     Delete,
@@ -15,7 +16,8 @@ from kvlog.core.entry import (
     encode_entry,
     encode_request,
 )
-from kvlog.core.machine import Identity, Position, Record, Remembered, Update, apply_entry, evaluate
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity, Position, Record, Remembered, apply_entry
 from kvlog.memory_store import MemoryTransaction
 
 

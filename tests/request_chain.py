@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from kvlog.core.commands import Settle, Txn, fingerprint, update
 from kvlog.core.entry import LogEntry, Request, decode_entry, encode_entry, encode_request
-from kvlog.core.machine import Identity, Remembered, Settle, Update, apply_entry, evaluate, fingerprint
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity, Remembered, apply_entry
 from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
 
@@ -27,7 +29,7 @@ class RequestChain(Chain):
         """Append an entry that cancels a request for good."""
         return self.command(request_id, Settle())
 
-    def command(self, request_id: str, command: Update | Settle) -> LogEntry:
+    def command(self, request_id: str, command: Txn | Settle) -> LogEntry:
         view = MemoryTransaction(self.records, {}, self.requests)
         revision = self.position.revision + 1
         request: Request = evaluate(view, command, revision, request_id=request_id, check=fingerprint(command))

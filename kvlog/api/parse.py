@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
-from kvlog.core.commands import Txn, update as set_text
+from kvlog.core.commands import Txn
+from kvlog.core.commands import update as set_text
 from kvlog.core.entry import OWN_ID, REQUEST_ID_BYTES_MAX, check_key, check_value
 from kvlog.core.evaluate import check_command
 from kvlog.core.values import Ack

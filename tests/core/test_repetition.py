@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvlog.core.commands import Settle, fingerprint, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import OWN_ID, LogEntry
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Settle, Update, fingerprint
 from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
 from kvlog.core.writer import Writer
 from tests.core.test_writer import Bench
