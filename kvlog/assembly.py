@@ -45,7 +45,7 @@ from kvlog.guard import Guard, GuardedThreads
 from kvlog.peers import THREADS as PEER_THREADS
 from kvlog.peers import HttpPeers
 from kvlog.runtime import Runtime
-from kvlog.service import Service
+from kvlog.service.service import make_service
 from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.quarantine import check_store, inspect
@@ -329,7 +329,7 @@ def _assemble(
     runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
     session.start()
     threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
-    service = Service(
+    service = make_service(
         settings,
         instance=instance,
         runtime=runtime,

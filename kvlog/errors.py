@@ -13,6 +13,9 @@
     ├── CommandFailed         an operator's command cannot do what it was asked to
     ├── HistoryTrimmed        the past that was asked for is not kept any more
     ├── GapsInHistory         the store has missed entries, so that its past cannot be told
+    ├── Behind                a read waited in vain for what it needs to be applied here
+    ├── TooStale              the bound that a read has set cannot be shown to hold
+    ├── TooManyKeys           more keys are concerned than one request may change or compare
     ├── Unavailable           the other side did not answer in time, or not at all
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
@@ -101,6 +104,18 @@ class GapsInHistory(KvlogError):
             f"this node's store is stale: it has missed {missed} entries; ask another node, or POST "
             "/v1/admin/catchup here first"
         )
+
+
+class Behind(KvlogError):
+    """What a read has to wait for has not been applied here in time. Another node may have it."""
+
+
+class TooStale(KvlogError):
+    """A read's bound on age or lag cannot be shown to hold here and now."""
+
+
+class TooManyKeys(KvlogError):
+    """More keys are concerned than one request may change, or one answer compare."""
 
 
 class BadEntry(KvlogError):

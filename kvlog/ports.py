@@ -91,7 +91,7 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records in the order of their keys' bytes, all of one state: ``position``'s, or that of an earlier revision.
+    """Records in the order of their keys' bytes, all of one state: that of ``position``, or an earlier one.
 
     ``next`` is the key of the record that would have followed, None behind the last one.
     """
@@ -137,7 +137,7 @@ class Version:
 class Versions:
     """What is kept of one key's past, the latest first.
 
-    ``next`` is the revision of what would have followed, None if nothing is kept of that.
+    ``next`` is the revision of what would have followed, None if nothing is kept of it.
     """
 
     versions: tuple[Version, ...]
@@ -189,9 +189,6 @@ class Store(View, Protocol):
 
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """What became of a request, and the position of the very state that says so."""
-
-    def request(self, request_id: str) -> Remembered | None:
-        """What became of a request, if it is remembered."""
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """Apply entries in one transaction; returns the position after them.

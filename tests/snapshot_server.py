@@ -22,7 +22,7 @@ from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings
 from kvlog.peers import HttpPeers
 from kvlog.runtime import Runtime
-from kvlog.service import Service
+from kvlog.service.service import make_service
 from kvlog.store.lmdb_copy import Pace
 from kvlog.store.lmdb_store import LmdbStore
 
@@ -38,7 +38,7 @@ def make_app(port: str, directory: Path, instance: str, window_s: float) -> Flas
     clock, store = SystemClock(), LmdbStore(directory)
     node = Node(NodeSettings("n1", settings.advertise, instance, "catchup", 10), store, store.position())
     runtime = Runtime(node, store, clock, say=print, fail=fail, announce=print)
-    service = Service(
+    service = make_service(
         settings,
         instance=instance,
         runtime=runtime,

@@ -29,7 +29,7 @@ PARTS = {
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
     # It forwards writes, which is no port: the core does not ask for it.
-    "service": REAL | {"runtime", "peers", "snapshot"},
+    "service": REAL | {"service", "runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "assembly": REAL | {"guard", "runtime", "service", "api", "store", "peers", "zookeeper"},

@@ -92,8 +92,8 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """What happened to one key at a revision: its record before and after, None where there was none.
 
-    ``deleted``: if there was none before, the retained revision at which the key had been deleted; else 0. So
-    every retained change of a key leads to the one before it.
+    ``deleted``: if there was none before, the kept revision at which the key had been deleted; else 0. So
+    every kept change of a key leads to the one before it.
     """
 
     key: str

@@ -106,7 +106,7 @@ class _Verification:
         return Found(position, self._entries(self._files.data), self._entries(self._files.requests), kept)
 
     def _check_records(self) -> int:
-        """The records' share in the digest; each must be listed under its lease (M9), and its put be kept (M10)."""
+        """The records' share in the digest; each must be listed under its lease (M9) and its put kept (M10)."""
         digest = leased = 0
         kept_since = self._kept_since()
         for name, body in self._rows(self._files.data, "key"):

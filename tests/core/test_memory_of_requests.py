@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core.commands import Settle, fingerprint, update
 from kvlog.core.entry import OWN_ID, Delete, Effect, LogEntry, Put, Request
-from kvlog.core.machine import Identity, Position, Remembered, Settle, Update, apply_entry, evaluate, fingerprint
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity, Position, Remembered, apply_entry
 from kvlog.errors import InvariantViolation
 from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
@@ -126,18 +128,18 @@ def test_an_id_that_is_remembered_cannot_come_again():
 def test_evaluating_says_which_request_it_is():
     """The id goes into the log with the fingerprint; an own id has none."""
     view = MemoryTransaction({}, {})
-    check = fingerprint(Update("k", "v"))
+    check = fingerprint(update("k", "v"))
 
-    named_by_client = evaluate(view, Update("k", "v"), 1, request_id="a", check=check)
+    named_by_client = evaluate(view, update("k", "v"), 1, request_id="a", check=check)
     assert (named_by_client.id, named_by_client.fingerprint) == ("a", check)
-    assert evaluate(view, Update("k", "v"), 1, request_id=f"{OWN_ID}1").fingerprint == ""
+    assert evaluate(view, update("k", "v"), 1, request_id=f"{OWN_ID}1").fingerprint == ""
     assert Request(id="a", cancels=True) == evaluate(view, Settle(), 1, request_id="a")
 
 
-@pytest.mark.parametrize("other", [Update("k", "w"), Update("l", "v"), Update("kv", ""), Settle()])
+@pytest.mark.parametrize("other", [update("k", "w"), update("l", "v"), update("kv", ""), Settle()])
 def test_fingerprints_tell_requests_apart(other: Any):
     """The same request has the same one, another request another one."""
-    assert fingerprint(Update("k", "v")) == fingerprint(Update("k", "v")) != fingerprint(other)
+    assert fingerprint(update("k", "v")) == fingerprint(update("k", "v")) != fingerprint(other)
 
 
 # --- M8: the size of the log ----------------------------------------------------------------------------------
@@ -236,9 +238,9 @@ class Author:
                 continue
             effect: Effect = Delete(key)
             if value is not None:
-                request = evaluate(data, Update(key, value), revision)
+                request = evaluate(data, update(key, value), revision)
                 effect = request.effects[0]
-            check = fingerprint(Update(key, value or "")) if name and not name.startswith(OWN_ID) else ""
+            check = fingerprint(update(key, value or "")) if name and not name.startswith(OWN_ID) else ""
             requests.append(Request(id=name, fingerprint=check, effects=(effect,)))
             self._carry_out(data, requests[-1], revision)
         return self.chain.request(*requests) if requests else None

@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvlog.core.commands import Settle, fingerprint, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import OWN_ID, LogEntry
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Settle, Update, fingerprint
 from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
 from kvlog.core.writer import Writer
 from tests.core.test_writer import Bench
@@ -23,7 +23,7 @@ class Office(Bench):
         self, token: int, request_id: str, value: str | None = "v", ack: Ack = Ack.LOG, deadline: float = 9.0
     ) -> None:
         """Submit a put of the key ``k``; without a value, ask to settle the id."""
-        command = Settle() if value is None else Update("k", value)
+        command = Settle() if value is None else update("k", value)
         assert self.writer.submit(WriteSubmitted(token, command, ack, deadline, request_id=request_id)) == []
 
     def commit(self) -> list[Reply]:
@@ -258,7 +258,7 @@ def test_a_clients_id_has_its_commands_fingerprint(office: Office):
     office.ask(1, "a")
     item = office.land(office.append())
 
-    assert fingerprint(Update("k", "v")) == item.entry.requests[0].fingerprint
+    assert fingerprint(update("k", "v")) == item.entry.requests[0].fingerprint
 
 
 # --- settling -------------------------------------------------------------------------------------------------

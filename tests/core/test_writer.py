@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from kvlog.core.commands import update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Update
 from kvlog.core.values import Ack, Committed, Refused, Unknown
 from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
 from kvlog.memory_store import MemoryStore
@@ -32,7 +32,7 @@ class Bench:
         """Submit a write for each token; by default each to a key of its own."""
         replies = []
         for token in tokens:
-            command = Update(key or f"key{token}", value)
+            command = update(key or f"key{token}", value)
             replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
         return replies
 

@@ -19,9 +19,10 @@ from itertools import pairwise
 from kvlog.core import effects as do
 from kvlog.core import entry, retention
 from kvlog.core import events as ev
+from kvlog.core.commands import Command, Settle, update
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
-from kvlog.core.machine import Command, Identity, Position, Settle, Update, apply_entry
+from kvlog.core.machine import Identity, Position, apply_entry
 from kvlog.core.node import Node
 from kvlog.core.role import Role
 from kvlog.core.values import (
@@ -74,7 +75,7 @@ class Write:
 
     @property
     def command(self) -> Command:
-        return Update(self.key, self.value) if self.settles is None else Settle()
+        return update(self.key, self.value) if self.settles is None else Settle()
 
 
 @dataclass
