@@ -290,7 +290,7 @@ def _assemble(
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
 
     FAILPOINTS.belong_to(supervisor, say)
-    store = LmdbStore(settings.data_dir / STORE)
+    store = LmdbStore(settings.data_dir / STORE, history=settings.history)
     node = Node(_node_settings(settings, instance), store, store.position())
     runtime = Runtime(
         node, store, clock, say=say, fail=_naming(settings, fail), announce=partial(_announce, settings)

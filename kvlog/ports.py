@@ -101,6 +101,16 @@ class Page:
     position: Position
 
 
+def bytes_of(changes: Changes) -> int:
+    """What the changes at one revision count for, where a number of bytes is the limit: their keys and values."""
+    return sum(
+        len(change.key.encode())
+        + (len(change.before.value) if change.before else 0)
+        + (len(change.after.value) if change.after else 0)
+        for change in changes.changes
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What is kept of the revisions after one, in order, each with its revision.
@@ -154,7 +164,10 @@ class Store(View, Protocol):
     def page(  # noqa: D417 - the rest speaks for itself
         self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None
     ) -> Page:
-        """The records whose keys begin with ``prefix``, from key ``start`` on; kvlog's own only if asked for.
+        """The records whose keys begin with ``prefix``, from the key ``start`` on.
+
+        kvlog's own ones are among them only if the prefix begins with SYSTEM, here and in ``count``. Both may be
+        any text, of any length.
 
         Args:
             limit: how many records at most.
@@ -166,7 +179,10 @@ class Store(View, Protocol):
         """How many keys begin with ``prefix``."""
 
     def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
-        """What is kept of the revisions after ``after``, the oldest first, ``limit`` of them at most."""
+        """What is kept of the revisions after ``after``, the oldest first, ``limit`` of them at most.
+
+        It ends with the revision that goes beyond ``bytes_max`` (see ``bytes_of``).
+        """
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
         """What is kept of a key's past, before a revision, the latest first."""
