@@ -12,6 +12,7 @@
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
     ├── CommandFailed         an operator's command cannot do what it was asked to
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
@@ -81,6 +82,10 @@ class CommandFailed(KvlogError):
 
 class Unavailable(KvlogError):
     """A peer or ZooKeeper gave no answer in the time that was set for it."""
+
+
+class ClientGone(KvlogError):
+    """The client has closed its connection before its request, or the answer to it, was whole."""
 
 
 class BadEntry(KvlogError):
