@@ -7,6 +7,7 @@ told by /state, on the event loop: also while all threads are busy. BROKEN names
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -103,6 +104,11 @@ def stream(environ: Environ, start: Start) -> Iterable[bytes]:
     return Pieces("stream", (MEBIBYTE for _ in range(64)))
 
 
+def endless(environ: Environ, start: Start) -> Iterable[bytes]:
+    start("200 OK", PLAIN)
+    return Pieces("endless", itertools.repeat(MEBIBYTE))
+
+
 def ticks(environ: Environ, start: Start) -> Iterable[bytes]:
     """A little now and then, for ever."""
     start("200 OK", PLAIN)
@@ -180,6 +186,7 @@ APPLICATION: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/lines": lines,
     "/limited": limited,
     "/stream": stream,
+    "/endless": endless,
     "/ticks": ticks,
     "/written": written,
     "/breaks": breaks,
