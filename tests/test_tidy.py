@@ -33,7 +33,7 @@ PARTS = {
     # peers and snapshot: what nodes say to each other over HTTP.
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "assembly": REAL | {"guard", "runtime", "service", "api", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store"} | {"zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -66,6 +66,7 @@ THIRD_PARTIES = {
     "urllib3": {"peers", "cluster", "cli"},
     "docker": {"ensemble"},
     "rich": {"demo", "cli"},
+    "click": {"cli"},
 }
 """Which parts may import which package of others."""
 
