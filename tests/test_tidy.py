@@ -34,7 +34,7 @@ PARTS = {
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
     "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store"} | {"zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -67,6 +67,7 @@ THIRD_PARTIES = {
     "urllib3": {"peers", "cluster", "cli"},
     "docker": {"ensemble"},
     "rich": {"demo", "cli"},
+    "click": {"cli"},
 }
 """Which parts may import which package of others."""
 
