@@ -157,7 +157,7 @@ def test_the_past_reads_the_same_on_every_node(standing: Cluster, leader: Cluste
 
 
 def test_a_stale_store_refuses_what_it_cannot_prove(standing: Cluster, leader: ClusterNode, key: str):
-    """Local reads go on and are marked; everything that needs all entries is refused with 503, and the past too."""
+    """Local reads go on and are marked; what needs all entries is refused with 503, and so is the past."""
     follower = next(node for node in standing.nodes if node is not leader)
     put(leader, key, "old")
     follower.kill()
