@@ -122,6 +122,7 @@ class Call:
         self._status = 0
         self._headers: list[tuple[str, str]] = []
         self._begun = False  # something has been sent
+        self._unheard_bytes = 0
 
     def run(self, app: Application) -> None:
         """Have the application answer; whatever it does, there is an answer afterwards."""
@@ -129,7 +130,7 @@ class Call:
         environ["wsgi.input"] = self._input(environ)
         try:
             self._answer(app(environ, self._start_response))
-        except ClientGone:
+        except (ClientGone, ClientDisconnected):
             pass  # there is nobody to answer
         except Exception:  # noqa: BLE001 - whatever an application raises: it is told, and the others go on
             traceback.print_exc(file=sys.stderr)
@@ -215,7 +216,11 @@ class Call:
         if not isinstance(data, bytes):
             raise TypeError(f"the application gave {type(data).__name__} as a piece of its answer, not bytes")
         accepted = piece(self.send, data, more=True)
-        if hasattr(accepted, "add_done_callback"):  # the transport is full; otherwise it is done already
+        self._unheard_bytes += len(data)
+        # What is like a future is to be waited for: the transport is full. Without a pause now and then for the
+        # event loop, it would hear too late that the client has left.
+        if hasattr(accepted, "add_done_callback") or self._unheard_bytes >= BUFFER_BYTES:
+            self._unheard_bytes = 0
             asyncio.run_coroutine_threadsafe(awaited(accepted), self.loop).result()
 
     def _fail(self) -> None:
