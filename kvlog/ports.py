@@ -217,7 +217,7 @@ class EntryReader(Protocol):
     """The log, for whoever wants to look at it; decides nothing."""
 
     def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:
-        """The entries from an index on, up to one that is not there; ``count`` of them at most, which is up to 128.
+        """The entries from an index on, up to one that is not there; ``count`` of them at most (128).
 
         Callable from any thread, which waits for them.
 

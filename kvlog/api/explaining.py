@@ -103,8 +103,8 @@ def _behind(found: Explanation) -> list[str]:
         sentences.append(f"It has halted before entry {read.halted_at}, which it cannot apply.")
     if read.missed_entries:
         sentences.append(
-            f"Its store is stale: it has missed {read.missed_entries} entries, and will not read them before it is "
-            "told to (POST /v1/admin/catchup)."
+            f"Its store is stale: it has missed {read.missed_entries} entries, and will not read them before it "
+            "is told to (POST /v1/admin/catchup)."
         )
     behind = read.tail_index - read.applied_index
     if behind:
@@ -123,8 +123,7 @@ def _missing(found: Explanation) -> list[str]:
     name = _quoted(found.key)
     sentences = [
         f"Entry {change.index} (revision {change.revision}), written {_ago(found.now_ms - change.written_ms)}, "
-        f"{f'sets {name} to {_value(change.value)}' if change.value is not None else f'deletes {name}'}: it is not "
-        "applied here."
+        f"{_does(change, name)}: it is not applied here."
         for change in unseen.changes
     ]
     if not unseen.changes:
@@ -149,7 +148,8 @@ def _came(found: Explanation) -> list[str]:
         return []
     if change.arrival is None:
         return [
-            f"How revision {change.revision} came here is not remembered: it is long ago, or came with a whole store."
+            f"How revision {change.revision} came here is not remembered: it is long ago, or came with a whole "
+            "store."
         ]
     how = _PATHS[change.arrival.path]
     took = (
@@ -161,6 +161,10 @@ def _came(found: Explanation) -> list[str]:
         )
     )
     return [f"Revision {change.revision} came with entry {change.arrival.index}: {how}.{took}"]
+
+
+def _does(change: NotApplied, name: str) -> str:
+    return f"deletes {name}" if change.value is None else f"sets {name} to {_value(change.value)}"
 
 
 def _operation(change: NotApplied) -> dict[str, Any]:
