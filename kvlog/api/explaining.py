@@ -146,21 +146,16 @@ def _came(found: Explanation) -> list[str]:
     change = found.last_change
     if change is None:
         return []
-    if change.arrival is None:
-        return [
-            f"How revision {change.revision} came here is not remembered: it is long ago, or came with a whole "
-            "store."
-        ]
-    how = _PATHS[change.arrival.path]
-    took = (
-        ""
-        if change.arrival.applied_ms is None
-        else (
-            f" It was applied here {change.arrival.applied_ms - change.arrival.written_ms} ms after its leader had "
-            "written it, by the clocks of both machines."
-        )
-    )
-    return [f"Revision {change.revision} came with entry {change.arrival.index}: {how}.{took}"]
+    arrival = change.arrival
+    if arrival is None:
+        how = "it is long ago, or came with a whole store"
+        return [f"How revision {change.revision} came here is not remembered: {how}."]
+    sentences = [f"Revision {change.revision} came with entry {arrival.index}: {_PATHS[arrival.path]}."]
+    if arrival.applied_ms is not None:
+        took_ms = arrival.applied_ms - arrival.written_ms
+        clocks = "by the clocks of both machines"
+        sentences.append(f"It was applied here {took_ms} ms after its leader had written it, {clocks}.")
+    return sentences
 
 
 def _does(change: NotApplied, name: str) -> str:

@@ -99,8 +99,8 @@ Operation = SetKey | DeleteKey
 class Txn(msgspec.Struct, frozen=True, tag="txn"):
     """If all conditions hold, carry out ``then``, else ``otherwise``: at one revision, all of it or nothing.
 
-    No key is in one branch twice. ``asked`` is what the client has asked for, where the operations follow from that
-    and from the state (a rollback): it alone tells a repetition then.
+    No key is in one branch twice. ``asked`` is what the client has asked for, where the operations follow from
+    that and from the state (a rollback): it alone tells a repetition then.
     """
 
     then: tuple[Operation, ...] = ()

@@ -69,9 +69,7 @@ def verify(directory: Path, *, progress: Progress | None = None) -> Found:
             files.environment.close()
 
 
-def verify_contents(
-    files: Files, transaction: lmdb.Transaction[bytes], progress: Progress | None = None
-) -> Found:
+def verify_contents(files: Files, transaction: lmdb.Transaction[bytes], progress: Progress | None = None) -> Found:
     """Check what a transaction sees, without LMDB's pages; see ``verify``."""
     return _Verification(files, transaction, progress).run()
 
