@@ -17,6 +17,7 @@
     ├── TooStale              the bound that a read has set cannot be shown to hold
     ├── TooManyKeys           more keys are concerned than one request may change or compare
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
@@ -121,6 +122,10 @@ class TooStale(KvlogError):
 
 class TooManyKeys(KvlogError):
     """More keys are concerned than one request may change, or one answer compare."""
+
+
+class ClientGone(KvlogError):
+    """The client has closed its connection before its request, or the answer to it, was whole."""
 
 
 class BadEntry(KvlogError):

@@ -12,11 +12,10 @@ from kvlog.api.bodies import Fields, json_object
 from kvlog.api.outcomes import REFUSED
 from kvlog.api.parameters import parameters
 from kvlog.api.problems import problem
+from kvlog.core.entry import REASON_CHARACTERS_MAX
 from kvlog.core.values import Answer, Done, Redirect, Refused
 from kvlog.errors import InvalidInput
 from kvlog.service.service import Service
-
-REASON_CHARACTERS_MAX = 500
 
 
 def add_routes(app: Flask, service: Service) -> None:

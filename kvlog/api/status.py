@@ -119,7 +119,7 @@ def status_view(settings: Settings, instance: str, found: Status) -> dict[str, A
             "held_by_majority": found.held_index,
             "memory_bytes": found.log_weight,
         },
-        "history": {"first_revision": position.history},
+        "history": {"first_revision": position.history, "revisions": settings.history},
         "last_entry": _last_entry(found.last_arrival),
         "leases": found.leases,
         "replicas": [
