@@ -22,12 +22,12 @@ from kvlog.core.machine import (
     open_gap,
 )
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreFailure, invariant
-from kvlog.ports import Kept, Page, Version, Versions
+from kvlog.ports import Kept, Page, Version, Versions, bytes_of
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryState:
-    """All that a MemoryStore holds. Never changed, only replaced as a whole."""
+    """All that a MemoryStore holds. Never changed, only replaced as a whole; ``kept`` is in order."""
 
     records: dict[str, Record] = field(default_factory=dict)
     tombstones: dict[str, int] = field(default_factory=dict)
@@ -38,9 +38,9 @@ class MemoryState:
 
     def as_of(self, key: str, revision: int) -> Record | None:
         """The record of a key as it was at a revision."""
-        for at in sorted(self.kept):
-            for change in self.kept[at].changes:
-                if at > revision and change.key == key:
+        for at, kept in self.kept.items():
+            for change in kept.changes if at > revision else ():
+                if change.key == key:
                     return change.before
         return self.records.get(key)
 
@@ -84,7 +84,7 @@ class MemoryStore:
         if revision < state.position.history:
             return True
         since = (kept for at, kept in state.kept.items() if at > revision)
-        return any(change.key.startswith(prefix) for kept in since for change in kept.changes)
+        return any(_begins(change.key, prefix) for kept in since for change in kept.changes)
 
     def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""
@@ -120,19 +120,19 @@ class MemoryStore:
         if at is not None:
             _check_told(state.position, at)
             keys |= {change.key for kept in state.kept.values() for change in kept.changes}
-        mine = SYSTEM if prefix.startswith(SYSTEM) else "\1"
-        return sorted((key for key in keys if key.startswith(prefix) and key >= mine), key=str.encode)
+        return sorted((key for key in keys if _begins(key, prefix)), key=str.encode)
 
     def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
         """See ports.Store."""
         state = self.state
         _check_told(state.position, after)
         found: list[tuple[int, Changes]] = []
-        for revision in sorted(revision for revision in state.kept if revision > after):
-            if len(found) == limit or bytes_max <= 0:
-                return Kept(tuple(found), found[-1][0] if found else after, state.position)
-            found.append((revision, state.kept[revision]))
-            bytes_max -= len(msgspec.msgpack.encode(state.kept[revision]))
+        for revision, changes in state.kept.items():
+            if revision > after:
+                if len(found) == limit or bytes_max <= 0:
+                    return Kept(tuple(found), found[-1][0] if found else after, state.position)
+                found.append((revision, changes))
+                bytes_max -= bytes_of(changes)
         return Kept(tuple(found), max(after, state.position.revision), state.position)
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
@@ -141,12 +141,11 @@ class MemoryStore:
         if state.position.gaps:
             raise GapsInHistory(state.position.missed_entries)
         found: list[Version] = []
-        for revision in sorted(state.kept, reverse=True):
-            for change in state.kept[revision].changes:
+        for revision, kept in reversed(state.kept.items()):
+            for change in kept.changes:
                 if change.key == key and (before is None or revision < before):
                     if len(found) == limit:
                         return Versions(tuple(found), revision, state.position)
-                    kept = state.kept[revision]
                     found.append(Version(revision, kept.index, kept.time_ms, change.after))
         return Versions(tuple(found), None, state.position)
 
@@ -165,7 +164,7 @@ class MemoryStore:
 
     def kept_changes(self) -> list[tuple[int, Changes]]:
         """All that is kept, in order."""
-        return sorted(self.state.kept.items())
+        return list(self.state.kept.items())
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """See ports.Store."""
@@ -285,10 +284,10 @@ class MemoryTransaction:
         """See machine.Transaction."""
         self.changes[revision] = changes
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, Changes]]:
+    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
         """See machine.Transaction."""
-        old = sorted(at for at in self.changes if at <= revision)[:limit]
-        return [(at, self.changes.pop(at)) for at in old]
+        old = [(at, self.changes.pop(at)) for at in [at for at in self.changes if at <= revision][:limit]]
+        return [(at, tuple(change.key for change in kept.changes if change.after is None)) for at, kept in old]
 
     def clear_kept(self) -> None:
         """See machine.Transaction."""
@@ -308,6 +307,11 @@ class MemoryTransaction:
         for request_id, _ in old:
             del self.requests[request_id]
         return old
+
+
+def _begins(key: str, prefix: str) -> bool:
+    """Whether a key is asked for by a prefix; kvlog's own ones only by one that begins as they do."""
+    return key.startswith(prefix) and (prefix.startswith(SYSTEM) or not key.startswith(SYSTEM))
 
 
 def _check_told(position: Position, revision: int) -> None:

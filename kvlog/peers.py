@@ -25,14 +25,10 @@ from kvlog.core.commands import Command
 from kvlog.core.machine import Position
 from kvlog.core.values import (
     Ack,
-    Committed,
     Outcome,
     PushAnswer,
     Reach,
     Refused,
-    Rejected,
-    Settled,
-    Unknown,
 )
 from kvlog.errors import BadSnapshot, KvlogError
 from kvlog.failpoints import hit

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from kvlog.core import effects as do
 from kvlog.core.entry import LogEntry
-from kvlog.core.events import Event
 from kvlog.core.evaluate import View
+from kvlog.core.events import Event
 from kvlog.core.machine import Changes, Identity, Position, Record, Remembered
 
 Post = Callable[[Event], None]
@@ -91,7 +91,7 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records in the order of their keys' bytes, all of one state: that of ``position``, or of an earlier revision.
+    """Records in the order of their keys' bytes, all of one state: that of ``position``, or an earlier one.
 
     ``next`` is the key of the record that would have followed, None behind the last one.
     """
@@ -99,6 +99,16 @@ class Page:
     items: tuple[tuple[str, Record], ...]
     next: str | None
     position: Position
+
+
+def bytes_of(changes: Changes) -> int:
+    """What the changes at one revision count for, where a number of bytes is the limit: their keys and values."""
+    return sum(
+        len(change.key.encode())
+        + (len(change.before.value) if change.before else 0)
+        + (len(change.after.value) if change.after else 0)
+        for change in changes.changes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +135,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What is kept of one key's past, the latest first; ``next`` is the revision of what would have followed, None
-    if nothing is kept of it."""
+    """What is kept of one key's past, the latest first.
+
+    ``next`` is the revision of what would have followed, None if nothing is kept of it.
+    """
 
     versions: tuple[Version, ...]
     next: int | None
@@ -152,7 +164,10 @@ class Store(View, Protocol):
     def page(  # noqa: D417 - the rest speaks for itself
         self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None
     ) -> Page:
-        """The records whose keys begin with ``prefix``, from the key ``start`` on, kvlog's own ones only if asked for.
+        """The records whose keys begin with ``prefix``, from the key ``start`` on.
+
+        kvlog's own ones are among them only if the prefix begins with SYSTEM, here and in ``count``. Both may be
+        any text, of any length.
 
         Args:
             limit: how many records at most.
@@ -164,7 +179,10 @@ class Store(View, Protocol):
         """How many keys begin with ``prefix``."""
 
     def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
-        """What is kept of the revisions after ``after``, the oldest first, ``limit`` of them at most."""
+        """What is kept of the revisions after ``after``, the oldest first, ``limit`` of them at most.
+
+        It ends with the revision that goes beyond ``bytes_max`` (see ``bytes_of``).
+        """
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
         """What is kept of a key's past, before a revision, the latest first."""

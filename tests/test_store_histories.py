@@ -11,8 +11,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from kvlog.core.commands import fingerprint, update
 from kvlog.core.entry import SEGMENT_ENTRIES, Delete, Put, Request
-from kvlog.core.machine import Identity, Update, evaluate, fingerprint
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity
 from kvlog.memory_store import MemoryTransaction
 from kvlog.store.directories import INCOMING, STORE, settle_files
 from kvlog.store.lmdb_store import LmdbStore

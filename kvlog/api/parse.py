@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
-from kvlog.core.commands import Txn, update as set_text
-from kvlog.core.entry import OWN_ID, REQUEST_ID_BYTES_MAX, check_key, check_value
+from kvlog.core.commands import Txn
+from kvlog.core.commands import update as set_text
+from kvlog.core.entry import OWN_ID, REASON_CHARACTERS_MAX, REQUEST_ID_BYTES_MAX, check_key, check_value
 from kvlog.core.evaluate import check_command
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
@@ -21,8 +22,6 @@ INDEX_DIGITS_MAX = 18
 """An index of the log has fewer."""
 
 PARAMETERS_MAX = 16
-
-REASON_CHARACTERS_MAX = 500
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
 

@@ -1,7 +1,7 @@
 """What clients ask for: commands, before anything is decided about them.
 
-A command is evaluated by the leader alone, against the state before it (see ``evaluate``); the log holds what comes
-of that, and never the command.
+A command is evaluated by the leader alone, against the state before it (see ``evaluate``); the log holds what
+comes of that, and never the command.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Relation(StrEnum):
 
 
 class Compare(msgspec.Struct, frozen=True, tag="compare"):
-    """The condition that ``target`` of ``key`` stands in ``relation`` to ``number``, or to ``data`` if it is the value.
+    """The condition that ``target`` of ``key`` stands in ``relation`` to ``number``, or ``data`` for the value.
 
     The value of a key that is not there is unequal to everything, and in no other relation to anything.
     """

@@ -124,6 +124,10 @@ class Leader(msgspec.Struct, frozen=True):
     address: str
 
 
+REASON_CHARACTERS_MAX = 500
+"""Upper bound of the reason for a skip, which goes into the log."""
+
+
 class Skip(msgspec.Struct, frozen=True):
     """What an operator has put in the place of an entry that nobody can apply.
 

@@ -1,7 +1,7 @@
 """From a command to the blind effects that it has; runs on the leader only, before an entry is written.
 
-A lease is a record like any other, under a key of kvlog's own: so it is replicated, replayed, filled in and digested
-like any other. A key with a time to live of its own is attached to a lease that exists for it alone, and goes with it.
+A lease is a record like any other, under a key of kvlog's own: so it is replicated, replayed, filled in and
+digested like any other. A key with a time to live of its own is attached to a lease that exists for it alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REVOKED_BYTES_MAX = 200 * 1024
 """What one request deletes when a lease ends; more than that takes several."""
 
 CHANGED_SINCE_MAX = 10_000
-"""Revisions that are looked at to find out whether anything has changed since; beyond that, it counts as changed."""
+"""Revisions that are looked at to find out whether anything has changed; beyond that, it counts as changed."""
 
 _ESCAPED = 7
 """Bytes that JSON takes for one character or byte at most, within text that is escaped already."""
@@ -84,8 +84,9 @@ class View(Protocol):
         """Keys that are attached to a lease, ``limit`` of them at most."""
 
     def changed_since(self, prefix: str, revision: int) -> bool:
-        """Whether a key with this prefix was written or deleted after ``revision``; True also if that cannot be
-        told any more, or would take long to find out.
+        """Whether a key with this prefix was written or deleted after ``revision``.
+
+        True also if that cannot be told any more, or would take long to find out.
         """
 
 
@@ -98,9 +99,7 @@ def lease_key(lease: int) -> str:
 
 
 def first_lease(revision: int) -> int:
-    """The number of the first lease that the request at ``revision`` makes, which may make as many as it has
-    operations.
-    """
+    """The number of the first lease that the request at ``revision`` makes; it makes one per operation at most."""
     return revision * OPERATIONS_MAX
 
 
@@ -130,7 +129,7 @@ def evaluate(view: View, command: Command, revision: int, *, request_id: str = "
         case KeepAlive():
             effects = () if _lease(view, command.lease) else Failure.LEASE
         case Revoke():
-            effects = _revoke(view, command.lease, revision)
+            effects = _revoke(view, command.lease)
     if isinstance(effects, Failure):
         return Request(id=request_id, fingerprint=check, failed=effects.value)
     return Request(id=request_id, fingerprint=check, effects=effects)
@@ -151,7 +150,7 @@ def check_command(command: Command, *, request_id_bytes: int) -> None:
 
 
 def _bytes_at_most(operation: Operation) -> int:
-    """What an operation takes in an entry, estimated from above: most need not be encoded to know that they fit."""
+    """What an operation takes in an entry, estimated from above: most fit without being encoded."""
     value = len(operation.value) if isinstance(operation, SetKey) else 0
     return _OPERATION_BYTES + 2 * _ESCAPED * (len(operation.key) + 1) + _ESCAPED * value
 
@@ -212,7 +211,7 @@ def _lease(view: View, lease: int) -> Lease | None:
     return found if found is not None and found.ttl_ms else None
 
 
-def _revoke(view: View, lease: int, revision: int) -> tuple[Effect, ...] | Failure:
+def _revoke(view: View, lease: int) -> tuple[Effect, ...] | Failure:
     record = view.get(lease_key(lease))
     if record is None:
         return Failure.LEASE
@@ -230,7 +229,7 @@ def _revoke(view: View, lease: int, revision: int) -> tuple[Effect, ...] | Failu
 
 
 class _Effects:
-    """The effects of one request, as they gather. No key comes twice, so the state before it is all that counts."""
+    """The effects of one request, as they gather. No key comes twice, so only the state before it counts."""
 
     def __init__(self, view: View, revision: int) -> None:
         self._view = view

@@ -288,8 +288,8 @@ class WriteSubmitted:
 class ReadSubmitted:
     """A read that has to wait. Answered by Reached or Refused, at the latest at ``deadline`` (monotonic seconds).
 
-    ``min_revision``, ``min_index``: once these are applied here. ``linearizable``: once everything is that was in the
-    log, as a quorum knows it, when this was submitted.
+    ``min_revision``, ``min_index``: once these are applied here. ``linearizable``: once everything is that was in
+    the log, as a quorum knows it, when this was submitted.
     """
 
     token: int

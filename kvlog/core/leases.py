@@ -1,12 +1,12 @@
 """When leases end. Only the leader keeps time, and only by its own monotonic clock.
 
-That a lease exists, and for how long it lives, is in the store like any record (see ``evaluate``); how much of that time
-is left is nowhere but here. Invariants (tests cite the numbers):
+That a lease exists, and for how long it lives, is in the store like any record (see ``evaluate``); how much of
+that time is left is nowhere but here. Invariants (tests cite the numbers):
 
-E1  A lease is ended by the leader only when its whole time has passed since it was granted, since the leader heard of
-    its last keep-alive, and since this node began to lead.
-E2  A keep-alive is confirmed only by an entry that lands behind it, and no lease is ended in between: so whoever gets
-    the confirmation can count from when it sent the keep-alive.
+E1  A lease is ended by the leader only when its whole time has passed since it was granted, since the leader heard
+    of its last keep-alive, and since this node began to lead.
+E2  A keep-alive is confirmed only by an entry that lands behind it: so its sender can count the lease's time from
+    when it sent the keep-alive, whoever leads by now.
 """
 
 from __future__ import annotations

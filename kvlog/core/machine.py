@@ -10,9 +10,9 @@ M2  ``applied_index`` and ``revision`` never decrease, nor does ``epoch`` within
 M3  A record's ``revision`` is that of the last put of its key among the applied entries.
 M4  ``digest`` is a function of the records and the remembered requests alone: replicas with the same ones have
     the same digest, in whichever order they applied the entries.
-M5  A tombstone tells the revision of a key's last deletion. While there are gaps, every deletion leaves one, so that
-    a missed older put cannot come back; without gaps, those are there whose deletion is among the kept changes, of
-    keys that have not come back since.
+M5  A tombstone tells the revision of a key's last deletion. While there are gaps, every deletion leaves one, so
+    that a missed older put cannot come back; without gaps, those are there whose deletion is among the kept
+    changes, of keys that have not come back since.
 M6  Filling a gap touches a key only where the key's revision is lower than the missed entry's.
 M7  Remembered are the requests with an id at the last ``Identity.window`` revisions, those in ``gaps`` apart.
 M8  ``log_bytes`` is the size of all entries up to ``applied_index``, those in ``gaps`` apart.
@@ -76,8 +76,8 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """What became of a request with an id: committed at ``revision``, or cancelled there for good.
 
-    ``failed``: it was found at ``revision`` that it could not be carried out, and why. ``created``: it has made a key
-    that was not there. ``changes``: how many keys it has written or deleted.
+    ``failed``: it was found at ``revision`` that it could not be carried out, and why. ``created``: it has made a
+    key that was not there. ``changes``: how many keys it has written or deleted.
     """
 
     revision: int
@@ -92,8 +92,8 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
 class Change(msgspec.Struct, frozen=True, array_like=True):
     """What happened to one key at a revision: its record before and after, None where there was none.
 
-    ``deleted``: if there was none before, the retained revision at which the key had been deleted; else 0. So every
-    retained change of a key leads to the one before it.
+    ``deleted``: if there was none before, the kept revision at which the key had been deleted; else 0. So
+    every kept change of a key leads to the one before it.
     """
 
     key: str
@@ -194,8 +194,11 @@ class Transaction(Protocol):
     def keep(self, revision: int, changes: Changes) -> None:
         """Keep what happened at a revision (M10)."""
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, Changes]]:
-        """Drop what is kept of the revisions up to this one, the oldest first, ``limit`` of them at most; returns them."""
+    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
+        """Drop what is kept of the revisions up to this one, the oldest first, ``limit`` of them at most.
+
+        Returns them, each with the keys that it has deleted.
+        """
 
     def clear_kept(self) -> None:
         """Drop all that is kept."""
@@ -401,7 +404,8 @@ def _write_and_keep(transaction: Transaction, request: Request, revision: int, i
     """Carry out a request, and keep what it has changed (M10); returns what that adds to the digest."""
     digest = 0
     changes = []
-    for effect in request.effects:
+    last = {effect.key: effect for effect in request.effects}  # of several on one key, only the last one is seen
+    for effect in last.values():
         before, after, deleted = transaction.get(effect.key), record_after(effect, revision), 0
         if before is None and after is None:
             continue
@@ -450,8 +454,8 @@ def _trim_history(transaction: Transaction, history: int, revision: int) -> int:
     if revision <= history:
         return history
     dropped = transaction.drop(revision, DROPPED_MAX)
-    for at, kept in dropped:
-        for change in kept.changes:
-            if change.after is None and transaction.tombstone(change.key) == at:
-                transaction.unbury(change.key)
+    for at, deleted in dropped:
+        for key in deleted:
+            if transaction.tombstone(key) == at:
+                transaction.unbury(key)
     return dropped[-1][0] if len(dropped) == DROPPED_MAX else revision

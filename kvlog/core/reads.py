@@ -2,9 +2,9 @@
 
 Invariants (tests cite the numbers):
 
-Q1  A linearizable read goes on only once everything is applied that a quorum has confirmed to be in the log after the
-    read was submitted. All reads that are submitted before a confirmation is asked for share it; one that was asked
-    for earlier is never used.
+Q1  A linearizable read goes on only once everything is applied that a quorum has confirmed to be in the log after
+    the read was submitted. All reads that are submitted before a confirmation is asked for share it; one that was
+    asked for earlier is never used.
 Q2  Nothing that needs all entries is confirmed while entries are missing.
 Q3  What waits is answered exactly once, at the latest at its deadline.
 """
@@ -19,8 +19,8 @@ from kvlog.core.events import ReadSubmitted
 from kvlog.core.values import Reached, Refused
 
 WAITING_MAX = 1_024
-"""Reads that may wait; more than that are refused. Each holds a thread of the server, so that the server's own bound
-is reached first."""
+"""Reads that may wait; more than that are refused. Each holds a thread of the server, so that the server's own
+bound is reached first."""
 
 
 @dataclass(slots=True)

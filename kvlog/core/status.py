@@ -27,7 +27,8 @@ class Status:
     node last had everything up to a tail that it had seen, None if it never had. ``halted_at`` is the index of the
     entry that could not be applied. ``first_index`` is where the log begins, ``log_weight`` about what it takes of
     ZooKeeper's memory in bytes, ``registered`` whom the cluster counts on, ``held_index`` what a majority of them
-    holds for certain. ``last_arrival`` is how the last entry came, ``leases`` how many this node keeps the time of. ``not_ready`` is the reason why the node is not ready, empty if it is.
+    holds for certain. ``last_arrival`` is how the last entry has come here, ``leases`` how many leases this node
+    keeps the time of. ``not_ready`` is the reason why the node is not ready, empty if it is.
     """
 
     role: Role

@@ -197,8 +197,8 @@ class Path(StrEnum):
 class Arrival:
     """How and when an entry came to this node.
 
-    ``written_ms`` is the wall clock of the leader that wrote it, ``came_ms`` and ``applied_ms`` are this machine's;
-    the last one is None as long as the entry is not applied.
+    ``written_ms`` is the clock of the leader that wrote it, ``came_ms`` and ``applied_ms`` are this machine's.
+    The last one is None as long as the entry is not applied.
     """
 
     index: int

@@ -75,6 +75,17 @@ class Batch:
     expired: set[int] = field(default_factory=set)  # tokens of writes that were answered "unknown"
 
 
+@dataclass(slots=True)
+class _Forming:
+    """The entry that is being formed: its index, the revision of the next request, and the room that is left."""
+
+    index: int
+    revision: int
+    room: int = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
+    requests: list[bytes] = field(default_factory=list)
+    landings: list[Landing] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     """What the entry at ``index`` makes of a key at ``revision``."""
@@ -105,7 +116,7 @@ class _Pending:
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         found = [key for key, written in self._records.items() if written.record and written.record.lease == lease]
         applied = self._store.attached(lease, limit + len(self._records))
-        return tuple((*found, *(key for key in applied if key not in self._records)))[:limit]
+        return (*found, *(key for key in applied if key not in self._records))[:limit]
 
     def changed_since(self, prefix: str, revision: int) -> bool:
         pending = self._records.items()
@@ -169,53 +180,61 @@ class Writer:
     ) -> list[Effect]:
         """Form the next entry of what is waiting, at ``index`` after ``revision`` and ``log_bytes``.
 
-        Nothing if there is nothing; answers to requests that are known already. What only has to be confirmed may make
-        an entry without requests.
+        Nothing if there is nothing; answers to requests that are known already. What only has to be confirmed may
+        make an entry without requests.
         """
         effects: list[Effect] = []
         if self.in_flight or self.unresolved:
             return effects
-        requests: list[bytes] = []
-        landings: list[Landing] = []
-        room = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
-        while self.queue and len(requests) < BATCH_WRITES_MAX:
-            write, at = self.queue[0], revision + 1 + len(requests)
+        forming = _Forming(index, revision + 1)
+        while self.queue and len(forming.requests) < BATCH_WRITES_MAX:
+            write = self.queue[0]
             known = self._pending.request(write.request_id) if write.request_id else None
             if known is not None:
-                self.queue.popleft()
-                answer = _repetition(write, known)
-                if isinstance(answer, Rejected):
-                    effects.append(Reply(write.token, answer))
-                elif known.index == index:
-                    landings.append(answer)
-                else:
-                    effects += self._land(answer)
-                continue
-            check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
-            request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
-            if isinstance(write.command, KeepAlive):  # it needs an entry behind it, and leaves nothing there (E2)
-                landings.append(Landing(self.queue.popleft(), outcome_of(request, at - 1, index), index))
-                continue
-            if write.token == NOBODY and request.failed:
-                self.queue.popleft()
-                continue
-            encoded = encode_request(request)
-            room -= len(encoded) + 1
-            if room < 0 and requests:
+                effects += self._repeat(write, known, forming)
+            elif not self._take_in(write, forming):
                 break
-            invariant(room >= 0, f"a request of {len(encoded)} bytes was let in")
-            outcome = outcome_of(request, at, index)
-            self._pending.write(request, at, index)
-            if request.id:
-                self._pending.remember(request.id, outcome)
-            requests.append(encoded)
-            landings.append(Landing(self.queue.popleft(), outcome, index))
-        if landings:
+            self.queue.popleft()
+        if forming.landings:
             header = self._header(epoch, prev_hash, revision + 1, wall_ms)
-            data = encode_entry(header, tuple(requests))
-            self.in_flight = Batch(header.batch_id, epoch, index, data, landings)
+            data = encode_entry(header, tuple(forming.requests))
+            self.in_flight = Batch(header.batch_id, epoch, index, data, forming.landings)
             effects.append(Append(fence, header.batch_id, index, data, log_bytes + len(data)))
         return effects
+
+    def _repeat(self, write: WriteSubmitted, known: Remembered, forming: _Forming) -> list[Reply]:
+        """Answer a request whose id is known (W6), or let it land with the entry that holds the first one."""
+        answer = _repetition(write, known)
+        if isinstance(answer, Rejected):
+            return [Reply(write.token, answer)]
+        if known.index == forming.index:
+            forming.landings.append(answer)
+            return []
+        return self._land(answer)
+
+    def _take_in(self, write: WriteSubmitted, forming: _Forming) -> bool:
+        """Evaluate a write into the entry that forms; False if there is no room for it."""
+        at, index = forming.revision, forming.index
+        check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
+        request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
+        if isinstance(write.command, KeepAlive):  # it needs an entry behind it, and leaves nothing there (E2)
+            forming.landings.append(Landing(write, outcome_of(request, at - 1, index), index))
+            return True
+        if write.token == NOBODY and request.failed:
+            return True
+        encoded = encode_request(request)
+        forming.room -= len(encoded) + 1
+        if forming.room < 0 and forming.requests:
+            return False
+        invariant(forming.room >= 0, f"a request of {len(encoded)} bytes was let in")
+        outcome = outcome_of(request, at, index)
+        self._pending.write(request, at, index)
+        if request.id:
+            self._pending.remember(request.id, outcome)
+        forming.requests.append(encoded)
+        forming.landings.append(Landing(write, outcome, index))
+        forming.revision += 1
+        return True
 
     def barrier(
         self,

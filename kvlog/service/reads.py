@@ -73,7 +73,7 @@ LOCAL = ReadOptions()
 class Read:
     """How old a read's result can be; ``staleness_ms`` is None if the node never was up to date.
 
-    ``revision`` is that of the state which was read, ``tail_age_ms`` how long ago the log's end was last asked for.
+    ``revision`` is that of the state which was read, ``tail_age_ms`` how long ago the log's end was asked for.
     """
 
     revision: int

@@ -10,9 +10,9 @@ from kvlog.core import events as ev
 from kvlog.core.status import Status
 from kvlog.core.values import Answer, PushAnswer, PushBody, Refused
 from kvlog.errors import Unavailable
-from kvlog.runtime import Runtime
 from kvlog.peers import HttpPeers
 from kvlog.ports import Clock, Store
+from kvlog.runtime import Runtime
 from kvlog.service.copies import Copies, CopyStore
 from kvlog.service.reads import Reads
 from kvlog.service.writes import Writes
@@ -28,7 +28,7 @@ PUSH_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the API is made of; ``kill`` ends the process like kill -9. Its methods wait on the server's threads."""
+    """What the API is made of; ``kill`` ends the process like kill -9. Its methods wait on the caller's thread."""
 
     settings: Settings
     instance: str

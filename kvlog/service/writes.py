@@ -30,7 +30,7 @@ from kvlog.service.reads import Reads
 
 WRITES_MAX = 256
 """Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
-and for pushes (see assembly.THREADS)."""
+and for pushes (see front.THREADS)."""
 
 RETRY_S = 0.05
 """Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""

@@ -139,8 +139,8 @@ class Watcher:
         self._frames.clear()
         self._bytes = 0
         reason = (
-            f"more than {EVENTS_MAX} events or {BYTES_MAX} bytes were waiting for this client to read them; go on at "
-            "the revision in `resume`, and take events as they come and work on them elsewhere, or watch fewer keys"
+            f"more than {EVENTS_MAX} events or {BYTES_MAX} bytes were waiting for this client to read them; go on "
+            "at the revision in `resume`, and work on events while the next ones come, or watch fewer keys"
         )
         self._error = WatchEnded(SlowReader(reason), delivered + 1)
         self._ready.set()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlog.api import parse
-from kvlog.core.machine import Update
+from kvlog.core.commands import Txn, update
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
 
@@ -141,7 +141,7 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("body", "update"), BODIES)
-def test_an_update_is_read(body: bytes, update: Update):
+def test_an_update_is_read(body: bytes, update: Txn):
     """A JSON object with two strings."""
     assert update == parse.update(body)
 
@@ -164,7 +164,7 @@ def test_no_bytes_break_the_parser(body: bytes):
         update = parse.update(body)
     except InvalidInput:
         return
-    assert isinstance(update, Update)
+    assert isinstance(update, Txn)
 
 
 @settings(deadline=None)

@@ -2,11 +2,12 @@
 
 import pytest
 
+from kvlog.core.commands import update
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
 from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
 from kvlog.core.leadership import Leadership
-from kvlog.core.machine import Position, Update
+from kvlog.core.machine import Position
 from kvlog.core.role import Input
 from kvlog.core.values import Ack
 from kvlog.errors import BadEntry

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core.commands import update
 from kvlog.core.entry import NO_HASH, Delete, LogEntry, Put, Request
+from kvlog.core.evaluate import evaluate
 from kvlog.core.machine import (
     DIGEST_MODULUS,
     Gap,
@@ -15,11 +17,9 @@ from kvlog.core.machine import (
     Position,
     Record,
     Remembered,
-    Update,
     apply_entry,
     digest_of,
     digest_of_request,
-    evaluate,
     fill_entry,
     open_gap,
     record_after,
