@@ -17,12 +17,13 @@ from kvlog.core.machine import Position
 from kvlog.errors import GapsInHistory, HistoryTrimmed, Unavailable, invariant
 from kvlog.ports import Store
 from kvlog.watching.feed import Feed
-from kvlog.watching.source import Piece, read_batch, read_piece
+from kvlog.watching.source import Batch, Lookout, Piece, read_piece
 from kvlog.watching.wanted import Wanted
 from kvlog.watching.watcher import Watcher
 
-WATCHERS_MAX = 4_000
-"""Watchers at a time. Each holds one of the server's connections, of which there are a few more."""
+WATCHERS_MAX = 3_000
+"""Watchers at a time. Each holds one of the server's connections (front.CONNECTIONS_MAX); reads and writes need some,
+too."""
 
 READERS = 4
 """Threads that read the past: more would not be faster, as what they do is mostly Python's work."""
@@ -35,6 +36,7 @@ class WatchHub:
         self._store = store
         self._watchers_max = watchers_max
         self._feed = Feed(self._ask)
+        self._lookout = Lookout(store, self._feed.interests)
         self._opened = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="kvlog-watch-read")
@@ -42,7 +44,6 @@ class WatchHub:
         self._wake = threading.Event()
         self._taken = threading.Event()
         self._stopping = False
-        self._after: int | None = None  # the last batch; None if nobody was watching, or it could not be told
 
     def start(self) -> None:
         """Begin to look for what is new."""
@@ -122,24 +123,12 @@ class WatchHub:
 
     def _look(self) -> bool:
         """Hand out what is new; whether there is more."""
-        if self._stopping:
-            return False
-        matcher = self._feed.interests.matcher()
-        if matcher.empty:
-            self._after = None
-            return False
-        try:
-            batch, whole = read_batch(self._store, self._after, matcher)
-        except HistoryTrimmed:  # a copy of another store has taken this one's place: each watcher sees for itself
-            self._after = None
-            return True
-        except GapsInHistory as reason:
-            self._after = None
-            self._hand_over(partial(self._feed.interrupt, reason))
-            return False
-        self._after = batch.through
-        self._hand_over(partial(self._feed.batch, batch))
-        return not whole
+        found, more = self._lookout.look()
+        if isinstance(found, Batch):
+            self._hand_over(partial(self._feed.batch, found))
+        elif found is not None:
+            self._hand_over(partial(self._feed.interrupt, found))
+        return more and not self._stopping
 
     def _hand_over(self, work: Callable[[], None]) -> None:
         """Have the event loop do something, and wait until it is done."""

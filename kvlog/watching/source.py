@@ -1,15 +1,16 @@
 """What watchers are told, as it comes from the store: for all of them what is new, for one of them its past.
 
-These functions read the store and encode what they find, so they are not for the event loop.
+What is here reads the store and encodes what it finds, so it is not for the event loop.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlog.errors import GapsInHistory, HistoryTrimmed
 from kvlog.ports import Kept, Store
 from kvlog.watching.frames import Frame, Happened
-from kvlog.watching.wanted import Matcher, Wanted
+from kvlog.watching.wanted import Interests, Wanted
 
 BATCH_REVISIONS = 256
 BATCH_BYTES = 256 * 1024
@@ -18,7 +19,7 @@ fraction of what a watcher may have waiting, so that one which takes its events 
 
 PIECE_REVISIONS = 512
 PIECE_BYTES = 64 * 1024
-"""How much of the past is read for a watcher at a time. Each that is behind holds one piece at most: 256 MiB in
+"""How much of the past is read for a watcher at a time. Each that is behind holds one piece at most: 192 MiB in
 all if as many as may be are behind and do not take theirs."""
 
 
@@ -48,21 +49,39 @@ class Piece:
     whole: bool
 
 
-def read_batch(store: Store, after: int | None, matcher: Matcher) -> tuple[Batch, bool]:
-    """What is new after a revision; if that is None, only where the store stands. And whether that is all.
+class Lookout:
+    """Finds what is new, once for all watchers. For one thread."""
 
-    Raises:
-        HistoryTrimmed, GapsInHistory, StoreFailure: see ports.Store.
-    """
-    if after is None:
-        after = store.position().revision
-    kept = store.kept(after, limit=BATCH_REVISIONS, bytes_max=BATCH_BYTES)
-    frames: dict[Wanted, list[Frame]] = {}
-    for revision, changes in kept.changes:
-        happened = Happened(revision, changes)
-        for wanted, places in matcher.places(changes).items():
-            frames.setdefault(wanted, []).append(happened.frame(places))
-    return Batch(after, kept.through, frames, matcher.as_of), _whole(kept)
+    def __init__(self, store: Store, interests: Interests) -> None:
+        self._store = store
+        self._interests = interests
+        self._after: int | None = None  # what was handed out; None if nobody was watching, or it could not be told
+
+    def look(self) -> tuple[Batch | GapsInHistory | None, bool]:
+        """What is new, why it cannot be told, or None if nobody watches; and whether there is more to look at.
+
+        Raises:
+            StoreFailure: the store cannot be read.
+        """
+        matcher = self._interests.matcher()
+        if matcher.empty:
+            self._after = None
+            return None, False
+        after = self._after if self._after is not None else self._store.position().revision
+        self._after = None
+        try:
+            kept = self._store.kept(after, limit=BATCH_REVISIONS, bytes_max=BATCH_BYTES)
+        except HistoryTrimmed:  # a copy of another store has taken this one's place: the next batch begins there
+            return None, True
+        except GapsInHistory as reason:
+            return reason, False
+        self._after = kept.through
+        frames: dict[Wanted, list[Frame]] = {}
+        for revision, changes in kept.changes:
+            happened = Happened(revision, changes)
+            for wanted, places in matcher.places(changes).items():
+                frames.setdefault(wanted, []).append(happened.frame(places))
+        return Batch(after, kept.through, frames, matcher.as_of), not _whole(kept)
 
 
 def read_piece(store: Store, after: int | None, wanted: Wanted) -> Piece:
