@@ -62,7 +62,7 @@ class Answer:
     @property
     def reason(self) -> str:
         """What the node says is wrong."""
-        return str(self.body.get("error") or self.body.get("reason") or f"HTTP status {self.status}")
+        return str(self.body.get("detail") or self.body.get("reason") or f"HTTP status {self.status}")
 
 
 class Nodes:
