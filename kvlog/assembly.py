@@ -29,10 +29,6 @@ from shlex import quote
 from types import FrameType
 from typing import Any, NoReturn
 
-from flask import Flask
-from granian.constants import Interfaces
-from granian.server import Server
-
 from kvlog.api.app import create_app
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
@@ -41,11 +37,11 @@ from kvlog.core.status import Status
 from kvlog.core.values import Member, NodeSettings
 from kvlog.errors import InUse, KvlogError, StoreFailure
 from kvlog.failpoints import FAILPOINTS, hit
+from kvlog.front import Front, make_server
 from kvlog.guard import Guard, GuardedThreads
-from kvlog.peers import THREADS as PEER_THREADS
-from kvlog.peers import HttpPeers
+from kvlog.peers import INSTANCE_HEADER, THREADS, HttpPeers
 from kvlog.runtime import Runtime
-from kvlog.service import Service
+from kvlog.service.service import make_service
 from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.quarantine import check_store, inspect
@@ -53,13 +49,6 @@ from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
 from kvlog.zookeeper.session import ZooKeeperSession
-
-THREADS = 320
-"""Requests that are served at a time; service.WRITES_MAX of them may be writes, the rest stay free for reads."""
-
-CONNECTIONS_MAX = 4_096
-"""Connections at a time, idle ones included: what is beyond them waits unanswered, a push or a forwarded write
-like any other. So it is far more than there are threads."""
 
 HANDOVER_S = 5.0
 """How long stopping waits for the leadership to be handed over."""
@@ -103,19 +92,7 @@ def run(settings: Settings) -> int:
     ours, workers = socket.socketpair()
     # The worker has to inherit the lock and the pipe; the supervisor has no threads yet.
     multiprocessing.set_start_method("fork", force=True)
-    server = Server(
-        "kvlog",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.WSGI,
-        workers=1,
-        blocking_threads=THREADS,
-        backpressure=CONNECTIONS_MAX,
-        websockets=False,
-        log_enabled=False,
-        workers_kill_timeout=KILL_S,
-    )
-
+    server = make_server(settings.host, settings.port, kill_s=KILL_S)
     worker = WorkerLine(ours)
 
     @server.on_startup
@@ -247,7 +224,7 @@ def _handing_over(worker: WorkerLine, stop: Any) -> Callable[[int, FrameType | N
 # --- the worker -----------------------------------------------------------------------------------------------
 
 
-def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_end: socket.socket) -> Flask:
+def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_end: socket.socket) -> Front:
     """Become the node: called once, in the worker, by Granian. Returns the application to serve."""
     # Until Granian takes the signals over: SIGTERM runs the finalizers, which close what is open by then. A Ctrl-C
     # reaches both processes, and what follows from it is the supervisor's business.
@@ -277,7 +254,7 @@ def _work(settings: Settings, supervisor: int, pipe: socket.socket, supervisors_
 
 def _assemble(
     settings: Settings, supervisor: int, pipe: socket.socket, fail: Callable[[int, str], NoReturn]
-) -> Flask:
+) -> Front:
     guard = Guard(fail)
     guard.install()
     clock = SystemClock()
@@ -290,7 +267,7 @@ def _assemble(
         threading.Timer(0.1, os.kill, (supervisor, signal.SIGKILL)).start()
 
     FAILPOINTS.belong_to(supervisor, say)
-    store = LmdbStore(settings.data_dir / STORE)
+    store = LmdbStore(settings.data_dir / STORE, history=settings.history)
     node = Node(_node_settings(settings, instance), store, store.position())
     runtime = Runtime(
         node, store, clock, say=say, fail=_naming(settings, fail), announce=partial(_announce, settings)
@@ -309,7 +286,7 @@ def _assemble(
         fail=fail,
     )
     # A push or probe that ended by an exception would never be answered, and never be made again.
-    threads = GuardedThreads(PEER_THREADS, guard, thread_name_prefix="kvlog-peer")
+    threads = GuardedThreads(THREADS, guard, thread_name_prefix="kvlog-peer")
     peers = HttpPeers(
         runtime.post,
         incoming=settings.data_dir / INCOMING,
@@ -328,8 +305,7 @@ def _assemble(
     Finalize(None, close, exitpriority=100)
     runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
     session.start()
-    threading.Thread(target=_obey, args=(pipe, runtime), name="kvlog-supervisor", daemon=True).start()
-    service = Service(
+    service = make_service(
         settings,
         instance=instance,
         runtime=runtime,
@@ -342,7 +318,9 @@ def _assemble(
     app = create_app(service)
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
-    return app
+    front = Front(app, guard, headers=(("Kvlog-Node", settings.node_id), (INSTANCE_HEADER, instance)))
+    threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
+    return front
 
 
 def _announce(settings: Settings, status: Status) -> None:
@@ -378,12 +356,13 @@ def _node_settings(settings: Settings, instance: str) -> NodeSettings:
     )
 
 
-def _obey(pipe: socket.socket, runtime: Runtime) -> None:
+def _obey(pipe: socket.socket, runtime: Runtime, front: Front) -> None:
     """Hand over when the supervisor says so; end when it is gone."""
     try:
         while pipe.recv(64):
             runtime.ask(HandoverRequested, HANDOVER_S)
             hit("after_handover")
+            front.stop()  # an answer that has no end would hold up the server's
             pipe.sendall(b"done\n")
     except ConnectionError:
         pass  # gone without having read all that was said

@@ -40,6 +40,7 @@ class Settings:
         retain_entries: entries that stay in the log although a majority holds them.
         log_bytes_max: how much of ZooKeeper's memory the log may take.
         request_window: for how many revisions requests are remembered; counts for whoever makes the log.
+        history: of how many revisions this node keeps the changes, and can tell the state.
         demo: answer /kill, and let failpoints be armed.
         failpoint: what to arm from the start, in the words of kvlog.failpoints; only with ``demo``.
     """
@@ -57,6 +58,7 @@ class Settings:
     retain_entries: int
     log_bytes_max: int
     request_window: int
+    history: int
     failpoint: str
 
     @property
@@ -110,6 +112,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         retain_entries=round(_number("--retain", given.retain, 0, 1_000_000)),
         log_bytes_max=round(_number("--log-limit-mb", given.log_limit_mb, 1, 16_384) * 2**20),
         request_window=round(_number("--request-window", given.request_window, 100, 10_000_000)),
+        history=round(_number("--history", given.history, 0, 10_000_000)),
         demo=demo,
         failpoint=given.failpoint,
     )
@@ -160,6 +163,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "for how many updates an Idempotency-Key is remembered; fixed when the cluster is made (100000)",
         "UPDATES",
     )
+    setting("--history", "100000", "how many updates back this node can tell what was there (100000)", "UPDATES")
     parser.add_argument(
         "--demo",
         nargs="?",

@@ -11,7 +11,13 @@
     ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
     ├── CommandFailed         an operator's command cannot do what it was asked to
+    ├── HistoryTrimmed        the past that was asked for is not kept any more
+    ├── GapsInHistory         the store has missed entries, so that its past cannot be told
+    ├── Behind                a read waited in vain for what it needs to be applied here
+    ├── TooStale              the bound that a read has set cannot be shown to hold
+    ├── TooManyKeys           more keys are concerned than one request may change or compare
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
 
@@ -81,6 +87,40 @@ class CommandFailed(KvlogError):
 
 class Unavailable(KvlogError):
     """A peer or ZooKeeper gave no answer in the time that was set for it."""
+
+
+class HistoryTrimmed(KvlogError):
+    """The state at a revision cannot be told any more; ``floor`` is the lowest one for which it can."""
+
+    def __init__(self, revision: int, floor: int) -> None:
+        super().__init__(f"revision {revision} is not kept any more, {floor} is the lowest that can still be told")
+        self.floor = floor
+
+
+class GapsInHistory(KvlogError):
+    """The store has missed entries: nothing certain can be said of its past, nor that it is up to date."""
+
+    def __init__(self, missed: int) -> None:
+        super().__init__(
+            f"this node's store is stale: it has missed {missed} entries; ask another node, or POST "
+            "/v1/admin/catchup here first"
+        )
+
+
+class Behind(KvlogError):
+    """What a read has to wait for has not been applied here in time. Another node may have it."""
+
+
+class TooStale(KvlogError):
+    """A read's bound on age or lag cannot be shown to hold here and now."""
+
+
+class TooManyKeys(KvlogError):
+    """More keys are concerned than one request may change, or one answer compare."""
+
+
+class ClientGone(KvlogError):
+    """The client has closed its connection before its request, or the answer to it, was whole."""
 
 
 class BadEntry(KvlogError):

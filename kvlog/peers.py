@@ -7,12 +7,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import urllib3
@@ -20,8 +21,15 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
+from kvlog.core.commands import Command
 from kvlog.core.machine import Position
-from kvlog.core.values import PushAnswer, Reach
+from kvlog.core.values import (
+    Ack,
+    Outcome,
+    PushAnswer,
+    Reach,
+    Refused,
+)
 from kvlog.errors import BadSnapshot, KvlogError
 from kvlog.failpoints import hit
 from kvlog.ports import Post
@@ -54,15 +62,45 @@ MSGPACK = "application/msgpack"
 
 _encoder = msgspec.msgpack.Encoder()
 _answers = msgspec.msgpack.Decoder(PushAnswer)
+_outcomes: dict[str, msgspec.msgpack.Decoder[Outcome]] = {
+    kind.__name__: msgspec.msgpack.Decoder(kind) for kind in get_args(Outcome)
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarded:
-    """The leader's answer to a forwarded write, to be handed on as it is."""
+class Forward:
+    """A write that another node hands on to the leader, which has to be of the same cluster.
 
-    status: int
-    body: bytes
-    headers: Mapping[str, str]  # names in any case
+    ``cluster_id``: a node of another one may have the leader's address by now.
+    """
+
+    cluster_id: str
+    request_id: str
+    ack: Ack
+    timeout_ms: int
+    command: Command
+
+
+class ForwardAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a forwarded write: which kind of outcome it is, and the outcome."""
+
+    kind: str
+    encoded: msgspec.Raw
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> ForwardAnswer:
+        """The answer that says ``outcome``."""
+        return cls(type(outcome).__name__, msgspec.Raw(_encoder.encode(outcome)))
+
+    def outcome(self) -> Outcome:
+        """What it says.
+
+        Raises:
+            msgspec.MsgspecError: nothing that is understood.
+        """
+        if self.kind not in _outcomes:
+            raise msgspec.ValidationError(f"there is no outcome {self.kind!r}")
+        return _outcomes[self.kind].decode(self.encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +115,9 @@ class NoAnswer:
     """The write was sent, and what became of it is not known."""
 
     reason: str
+
+
+_forward_answers = msgspec.msgpack.Decoder(ForwardAnswer)
 
 
 class HttpPeers:
@@ -248,23 +289,26 @@ class HttpPeers:
                 "room on that disk; this node asks again by itself"
             )
 
-    def forward(
-        self, method: str, address: str, path: str, body: bytes, headers: dict[str, str], timeout_s: float
-    ) -> Forwarded | NotSent | NoAnswer:
+    def forward(self, address: str, forward: Forward, timeout_s: float) -> Outcome | NotSent | NoAnswer:
         """Send a client's write to the leader once; whoever calls decides whether to try again."""
         try:
             response = self._pool.request(
-                method,
-                f"http://{address}{path}",
-                body=body,
-                headers=headers,
+                "POST",
+                f"http://{address}/forward",
+                body=_encoder.encode(forward),
+                headers={"Content-Type": MSGPACK},
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
             )
         except (NewConnectionError, ConnectTimeoutError) as error:
             return NotSent(f"{address} cannot be reached: {error}")
         except HTTPError as error:
             return NoAnswer(f"{address} gave no answer: {error}")
-        return Forwarded(response.status, response.data, response.headers)
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:  # said before anything was done
+            return Refused(f"{address} takes no more requests at the moment", retry=True)
+        try:
+            return _forward_answers.decode(response.data).outcome()
+        except msgspec.MsgspecError:
+            return NoAnswer(f"{address} gave an answer that is not understood, status {response.status}")
 
 
 class _NoSnapshot(Exception):

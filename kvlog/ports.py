@@ -7,12 +7,14 @@ effect's docstring says). Only the store answers directly: it runs on a thread o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from kvlog.core import effects as do
 from kvlog.core.entry import LogEntry
+from kvlog.core.evaluate import View
 from kvlog.core.events import Event
-from kvlog.core.machine import Identity, Position, Record, Remembered, View
+from kvlog.core.machine import Changes, Identity, Position, Record, Remembered
 
 Post = Callable[[Event], None]
 """How an adapter tells the runtime what has happened; callable from any thread, never blocks."""
@@ -87,17 +89,103 @@ class Peers(Protocol):
         """Post SnapshotFetched or SnapshotFailed, and SnapshotProgress now and then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records in the order of their keys' bytes, all of one state: that of ``position``, or an earlier one.
+
+    ``next`` is the key of the record that would have followed, None behind the last one.
+    """
+
+    items: tuple[tuple[str, Record], ...]
+    next: str | None
+    position: Position
+
+
+def bytes_of(changes: Changes) -> int:
+    """What the changes at one revision count for, where a number of bytes is the limit: their keys and values."""
+    return sum(
+        len(change.key.encode())
+        + (len(change.before.value) if change.before else 0)
+        + (len(change.after.value) if change.after else 0)
+        for change in changes.changes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of the revisions after one, in order, each with its revision.
+
+    ``through``: nothing else happened up to this revision.
+    """
+
+    changes: tuple[tuple[int, Changes], ...]
+    through: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What became of a key at a revision; ``record`` is None where it was deleted."""
+
+    revision: int
+    index: int
+    time_ms: int
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What is kept of one key's past, the latest first.
+
+    ``next`` is the revision of what would have followed, None if nothing is kept of it.
+    """
+
+    versions: tuple[Version, ...]
+    next: int | None
+    position: Position
+
+
 class Store(View, Protocol):
     """The replica's data on disk. What reads may be called from any thread, what writes from one.
 
-    Every method raises StoreFailure when the disk fails; the process ends then.
+    Every method raises StoreFailure when the disk fails; the process ends then. What tells of the past raises
+    HistoryTrimmed where that is not kept any more, and GapsInHistory while entries are missing (M10).
     """
 
     def position(self) -> Position:
         """Where the store stands."""
 
-    def read(self, key: str) -> tuple[Record | None, Position]:
-        """The record of a key, and the position of the very state that it was read from."""
+    def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
+        """The record of a key, and the position of the very state that it was read from.
+
+        ``at``: as of this revision, which has been applied.
+        """
+
+    def page(  # noqa: D417 - the rest speaks for itself
+        self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None
+    ) -> Page:
+        """The records whose keys begin with ``prefix``, from the key ``start`` on.
+
+        kvlog's own ones are among them only if the prefix begins with SYSTEM, here and in ``count``. Both may be
+        any text, of any length.
+
+        Args:
+            limit: how many records at most.
+            bytes_max: the page ends with the record that goes beyond this many bytes of keys and values.
+            at: as of this revision, which has been applied.
+        """
+
+    def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
+        """How many keys begin with ``prefix``."""
+
+    def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
+        """What is kept of the revisions after ``after``, the oldest first, ``limit`` of them at most.
+
+        It ends with the revision that goes beyond ``bytes_max`` (see ``bytes_of``).
+        """
+
+    def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
+        """What is kept of a key's past, before a revision, the latest first."""
 
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """What became of a request, and the position of the very state that says so."""

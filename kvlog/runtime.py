@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
+from kvlog.core.evaluate import LEASES, lease_in, lease_number
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Answer, Unknown
@@ -39,16 +40,26 @@ ANSWER_MARGIN_S = 1.0
 
 STATUS_WAIT_S = 2.0
 
+LEASES_PIECE = 1_000
+"""Leases that are read at a time."""
 
-StoreWork = do.Apply | do.SkipTo | do.Adopt | do.Install | do.Sync
+LEASE_BYTES = 1_024
+"""What a lease takes, roughly."""
+
+
+T = TypeVar("T")
+
+StoreWork = do.Apply | do.SkipTo | do.Adopt | do.Install | do.Sync | do.ListLeases
 """What the store's thread does."""
 
 
-def carry_out(store: Store, effect: StoreWork) -> ev.Applied | ev.Synced:
+def carry_out(store: Store, effect: StoreWork) -> ev.Applied | ev.Synced | ev.LeasesListed:
     """Let the store do its work; blocks for as long as the disk does."""
     match effect:
         case do.Sync():
             return ev.Synced(store.sync())
+        case do.ListLeases():
+            return ev.LeasesListed(tuple(_leases(store)))
         case do.Install():
             return ev.Applied(store.install(effect.source))
         case do.Apply():
@@ -57,6 +68,16 @@ def carry_out(store: Store, effect: StoreWork) -> ev.Applied | ev.Synced:
             return ev.Applied(store.skip_to(effect.index))
         case do.Adopt():
             return ev.Applied(store.adopt(effect.identity))
+
+
+def _leases(store: Store) -> Iterator[tuple[int, int]]:
+    """The leases in a store, with their times to live in milliseconds."""
+    start: str | None = LEASES
+    while start is not None:
+        page = store.page(LEASES, start=start, limit=LEASES_PIECE, bytes_max=LEASES_PIECE * LEASE_BYTES)
+        for key, record in page.items:
+            yield lease_number(key), lease_in(record.value).ttl_ms
+        start = page.next
 
 
 class Executor:
@@ -98,6 +119,7 @@ class Executor:
             do.Adopt: store,
             do.Install: store,
             do.Sync: store,
+            do.ListLeases: store,
             do.Reply: reply,
             do.Note: note,
             do.Exit: stop,
@@ -123,6 +145,7 @@ class Freshness:
     """What a read says of its age, beyond the position that it was read at; see core.cursor (C5)."""
 
     tail_index: int
+    tail_as_of: float | None
     fresh_as_of: float | None
     missed_entries: int
     halted_at: int | None
@@ -130,9 +153,10 @@ class Freshness:
 
 @dataclass(frozen=True, slots=True)
 class _Inspect:
-    """Somebody wants to know the node's status."""
+    """Somebody wants to know something of the node, at the monotonic time that ``look`` is given."""
 
-    answer: Future[Status]
+    look: Callable[[Node, float], Any]
+    answer: Future[Any]
 
 
 class Runtime:
@@ -234,16 +258,25 @@ class Runtime:
         Raises:
             Unavailable: the deciding thread did not answer.
         """
-        inspect = _Inspect(Future())
-        self._events.put_nowait(inspect)
-        try:
-            status = inspect.answer.result(STATUS_WAIT_S)
-        except FutureTimeout:
-            raise Unavailable("this node does not decide at the moment") from None
+        status = self.inspect(lambda node, now: node.status(now))
         trouble = self._watchdog.store_trouble
         if not trouble:
             return status
         return replace(status, not_ready="; ".join(filter(None, (trouble, status.not_ready))))
+
+    def inspect(self, look: Callable[[Node, float], T]) -> T:
+        """What ``look`` finds, on the deciding thread: it only looks, and takes no time.
+
+        Raises:
+            Unavailable: the deciding thread did not answer.
+        """
+        inspect = _Inspect(look, Future())
+        self._events.put_nowait(inspect)
+        try:
+            found: T = inspect.answer.result(STATUS_WAIT_S)
+        except FutureTimeout:
+            raise Unavailable("this node does not decide at the moment") from None
+        return found
 
     # --- the deciding thread ------------------------------------------------------------------------------
 
@@ -263,7 +296,7 @@ class Runtime:
                 self._store_work.put_nowait(None)
                 return
             if isinstance(event, _Inspect):
-                event.answer.set_result(self._node.status(self._clock.monotonic()))
+                event.answer.set_result(event.look(self._node, self._clock.monotonic()))
             else:
                 self._step(event)
 
@@ -320,4 +353,6 @@ class Runtime:
 def _freshness(node: Node) -> Freshness:
     cursor = node.cursor
     halted_at = node.halted.index if node.halted is not None else None
-    return Freshness(cursor.tail_index, cursor.fresh_as_of, cursor.position.missed_entries, halted_at)
+    return Freshness(
+        cursor.tail_index, cursor.tail_as_of, cursor.fresh_as_of, cursor.position.missed_entries, halted_at
+    )

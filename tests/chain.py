@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvlog.core.commands import SetKey, Txn
 from kvlog.core.entry import (
     FORMAT,
     Delete,
@@ -15,7 +16,8 @@ from kvlog.core.entry import (
     encode_entry,
     encode_request,
 )
-from kvlog.core.machine import Identity, Position, Record, Remembered, Update, apply_entry, evaluate
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Changes, Identity, Position, Record, Remembered, apply_entry, record_after
 from kvlog.memory_store import MemoryTransaction
 
 
@@ -30,10 +32,22 @@ class Chain:
         self.epoch = epoch
         self.entries: list[LogEntry] = []
         self.position = Position(identity=Identity("c1", 1, window) if window is not None else None)
-        self.records: dict[str, Record] = {}
-        self.requests: dict[str, Remembered] = {}
+        self.transaction = MemoryTransaction({}, {})
 
-    def put(self, key: str, value: str) -> LogEntry:
+    @property
+    def records(self) -> dict[str, Record]:
+        return self.transaction.records
+
+    @property
+    def requests(self) -> dict[str, Remembered]:
+        return self.transaction.requests
+
+    @property
+    def kept(self) -> list[tuple[int, Changes]]:
+        """All changes, in order."""
+        return sorted(self.transaction.changes.items())
+
+    def put(self, key: str, value: str | bytes) -> LogEntry:
         """Append an entry that sets a key."""
         return self.write((key, value))
 
@@ -41,7 +55,7 @@ class Chain:
         """Append an entry that removes a key."""
         return self.write((key, None))
 
-    def write(self, *changes: tuple[str, str | None]) -> LogEntry:
+    def write(self, *changes: tuple[str, str | bytes | None]) -> LogEntry:
         """Append one entry with a request for each change; the value None removes the key."""
         transaction = MemoryTransaction(dict(self.records), {})
         requests = []
@@ -50,9 +64,9 @@ class Chain:
                 request = Request(effects=(Delete(key),))
                 transaction.records.pop(key, None)
             else:
-                request = evaluate(transaction, Update(key, value), revision)
-                put = request.effects[0]
-                transaction.records[key] = Record(value, put.create, revision, put.version)
+                data = value.encode() if isinstance(value, str) else value
+                request = evaluate(transaction, Txn((SetKey(key, data),)), revision)
+                transaction.records[key] = record_after(request.effects[0], revision)
             requests.append(encode_request(request))
         return self.add(encode_entry(self.header(), tuple(requests)))
 
@@ -93,7 +107,7 @@ class Chain:
     def add(self, data: bytes) -> LogEntry:
         """Append an encoded entry."""
         item = decode_entry(len(self.entries), data)
-        self.position = apply_entry(MemoryTransaction(self.records, {}, self.requests), self.position, item)
+        self.position = apply_entry(self.transaction, self.position, item)
         self.epoch = item.entry.epoch
         self.entries.append(item)
         return item

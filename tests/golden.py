@@ -30,9 +30,10 @@ import msgspec
 from kvlog.core import effects as do
 from kvlog.core import entry
 from kvlog.core import events as ev
+from kvlog.core.commands import Settle, update
 from kvlog.core.describe import describe
 from kvlog.core.entry import Leader
-from kvlog.core.machine import Identity, Settle, Update
+from kvlog.core.machine import Identity
 from kvlog.core.node import Node
 from kvlog.core.values import (
     LOG_BYTES_MAX,
@@ -436,7 +437,7 @@ class World:
     ) -> ev.Event:
         return ev.WriteSubmitted(
             int(token),
-            Update(key, value),
+            update(key, value),
             Ack(ack),
             self.now + float(within),
             forwarded="forwarded" in flags,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from kvlog.core.entry import LogEntry, Request, decode_entry, encode_entry, encode_request
-from kvlog.core.machine import Identity, Remembered, Settle, Update, apply_entry, evaluate, fingerprint
-from kvlog.memory_store import MemoryTransaction
+from kvlog.core.commands import Command, Settle, fingerprint, update
+from kvlog.core.entry import LogEntry, Request, encode_entry, encode_request
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity
 from tests.chain import Chain
 
 
@@ -17,26 +18,16 @@ class RequestChain(Chain):
         super().__init__(epoch)
         self.identity = Identity("c1", 7, window)
         self.position = msgspec.structs.replace(self.position, identity=self.identity)
-        self.requests: dict[str, Remembered] = {}
 
     def request(self, request_id: str, key: str, value: str) -> LogEntry:
         """Append an entry with one request, under an id."""
-        return self.command(request_id, Update(key, value))
+        return self.command(request_id, update(key, value))
 
     def cancel(self, request_id: str) -> LogEntry:
         """Append an entry that cancels a request for good."""
         return self.command(request_id, Settle())
 
-    def command(self, request_id: str, command: Update | Settle) -> LogEntry:
-        view = MemoryTransaction(self.records, {}, self.requests)
-        revision = self.position.revision + 1
-        request: Request = evaluate(view, command, revision, request_id=request_id, check=fingerprint(command))
+    def command(self, request_id: str, command: Command) -> LogEntry:
+        revision, check = self.position.revision + 1, fingerprint(command)
+        request: Request = evaluate(self.transaction, command, revision, request_id=request_id, check=check)
         return self.add(encode_entry(self.header(), (encode_request(request),)))
-
-    def add(self, data: bytes) -> LogEntry:
-        item = decode_entry(len(self.entries), data)
-        transaction = MemoryTransaction(self.records, {}, self.requests)
-        self.position = apply_entry(transaction, self.position, item)
-        self.epoch = item.entry.epoch
-        self.entries.append(item)
-        return item

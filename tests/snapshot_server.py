@@ -11,18 +11,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flask import Flask
-from granian.constants import Interfaces
-from granian.server import Server
-
 from kvlog.api.app import create_app
-from kvlog.assembly import CONNECTIONS_MAX, THREADS, SystemClock
+from kvlog.assembly import SystemClock
 from kvlog.config import parse
 from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings
+from kvlog.front import Front, make_server
+from kvlog.guard import Guard
 from kvlog.peers import HttpPeers
 from kvlog.runtime import Runtime
-from kvlog.service import Service
+from kvlog.service.service import make_service
 from kvlog.store.lmdb_copy import Pace
 from kvlog.store.lmdb_store import LmdbStore
 
@@ -32,13 +30,13 @@ def fail(code: int, reason: str) -> None:
     sys.exit(f"exit {code}: {reason}")
 
 
-def make_app(port: str, directory: Path, instance: str, window_s: float) -> Flask:
+def make_app(port: str, directory: Path, instance: str, window_s: float) -> Front:
     """The application, in the worker."""
     settings = parse(["--port", port, "--zk", "127.0.0.1:1", "--data-dir", str(directory.parent)], {})
     clock, store = SystemClock(), LmdbStore(directory)
     node = Node(NodeSettings("n1", settings.advertise, instance, "catchup", 10), store, store.position())
     runtime = Runtime(node, store, clock, say=print, fail=fail, announce=print)
-    service = Service(
+    service = make_service(
         settings,
         instance=instance,
         runtime=runtime,
@@ -48,22 +46,13 @@ def make_app(port: str, directory: Path, instance: str, window_s: float) -> Flas
         kill=sys.exit,
         copy_store=partial(store.snapshot, pace=Pace(window_s, 1024 * 1024)),
     )
-    return create_app(service)
+    return Front(create_app(service), Guard(fail))
 
 
 def main() -> None:
     port, directory, instance, window_s = sys.argv[1:]
     multiprocessing.set_start_method("fork", force=True)
-    server = Server(
-        "kvlog",
-        address="127.0.0.1",
-        port=int(port),
-        interface=Interfaces.WSGI,
-        workers=1,
-        blocking_threads=THREADS,
-        backpressure=CONNECTIONS_MAX,
-        websockets=False,
-    )
+    server = make_server("127.0.0.1", int(port))
     server.serve(
         target_loader=lambda: make_app(port, Path(directory), instance, float(window_s)), wrap_loader=False
     )

@@ -11,8 +11,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from kvlog.core.commands import fingerprint, update
 from kvlog.core.entry import SEGMENT_ENTRIES, Delete, Put, Request
-from kvlog.core.machine import Identity, Update, evaluate, fingerprint
+from kvlog.core.evaluate import evaluate
+from kvlog.core.machine import Identity
 from kvlog.memory_store import MemoryTransaction
 from kvlog.store.directories import INCOMING, STORE, settle_files
 from kvlog.store.lmdb_store import LmdbStore
@@ -62,7 +64,7 @@ class Lives(RuleBasedStateMachine):
         request_id = f"r{self.named % 9}" if named else ""  # ids come again, once they are forgotten
         if request_id and view.request(request_id) is not None:
             return
-        command, revision = Update(key, value), self.chain.position.revision + 1
+        command, revision = update(key, value), self.chain.position.revision + 1
         check = fingerprint(command) if request_id else ""
         self.chain.request(evaluate(view, command, revision, request_id=request_id, check=check))
 

@@ -29,11 +29,12 @@ PARTS = {
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
     # It forwards writes, which is no port: the core does not ask for it.
-    "service": REAL | {"runtime", "peers", "snapshot"},
+    "service": REAL | {"service", "runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
-    "assembly": REAL | {"guard", "runtime", "service", "api", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store"} | {"zookeeper"},
+    "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
+    "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -63,12 +64,13 @@ THIRD_PARTIES = {
     "httpx": {"client"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"store"},
-    "flask": {"api", "assembly"},  # assembly: only the type of what it returns
-    "werkzeug": {"api"},
-    "granian": {"assembly"},
+    "flask": {"api"},
+    "werkzeug": {"api", "front"},  # front: the errors of a body that does not come
+    "granian": {"front"},
     "urllib3": {"peers", "cluster", "cli"},
     "docker": {"ensemble"},
     "rich": {"demo", "cli"},
+    "click": {"cli"},
 }
 """Which parts may import which package of others."""
 

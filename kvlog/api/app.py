@@ -10,14 +10,17 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from kvlog.api import failpoints, parse, views
-from kvlog.core.machine import Command, Settle
+from kvlog.core.commands import Command, Settle
 from kvlog.core.role import Role
 from kvlog.core.values import PushBody, Refused
 from kvlog.errors import InvalidInput, Unavailable
-from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forwarded
-from kvlog.service import CLUSTER_HEADER, REQUEST_ID_HEADER, NoSnapshot, Service, Write
+from kvlog.peers import INSTANCE_HEADER, MSGPACK, Forward, ForwardAnswer
+from kvlog.service.copies import NoSnapshot
+from kvlog.service.service import Service
+from kvlog.service.writes import Write
 from kvlog.snapshot import MEDIA_TYPE
 
+_forwards = msgspec.msgpack.Decoder(Forward)
 _pushes = msgspec.msgpack.Decoder(PushBody)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -52,13 +55,21 @@ def _add_course_routes(app: Flask, service: Service) -> None:
     @app.get("/read")
     def read() -> Response:
         key = parse.read_key(_query())
-        return _respond(views.read(key, *service.read(key)))
+        return _respond(views.read(key, *service.reads.key(key)))
 
     @app.post("/update")
     def update() -> Response:
         body = _body()
         command = parse.update(body)
-        return _write(service, command, parse.request_id(_sent_id()), "/update", body)
+        return _write(service, command, parse.request_id(request.headers.get("Idempotency-Key")))
+
+    @app.post("/forward")
+    def forward() -> Response:
+        try:
+            forward = _forwards.decode(_body())
+        except msgspec.MsgspecError as error:
+            raise InvalidInput(f"not a write forwarded by a node: {error}; see docs/api.md for clients") from None
+        return Response(_encoder.encode(ForwardAnswer.of(service.writes.take(forward))), mimetype=MSGPACK)
 
     @app.post("/propagate")
     def propagate() -> Response:
@@ -105,17 +116,17 @@ def _add_routes(app: Flask, service: Service) -> None:
     def remembered(request_id: str) -> Response:
         parse.parameters(_query())
         request_id = parse.any_request_id(request_id)
-        return _respond(views.remembered(request_id, *service.request(request_id)))
+        return _respond(views.remembered(request_id, *service.reads.request(request_id)))
 
     @app.delete("/v1/requests/<request_id>")
     def settle(request_id: str) -> Response:
         request_id = parse.any_request_id(request_id)
         parse.no_body("DELETE /v1/requests/<id>", _body())
-        return _write(service, Settle(), request_id, f"/v1/requests/{request_id}", b"")
+        return _write(service, Settle(), request_id)
 
     @app.get("/v1/snapshot")
     def snapshot() -> Response:
-        result = service.snapshot(parse.min_index(_query()))
+        result = service.copies.snapshot(parse.min_index(_query()))
         if isinstance(result, NoSnapshot):
             return _respond(views.no_snapshot(result))
         return Response(result, mimetype=MEDIA_TYPE, direct_passthrough=True)
@@ -138,23 +149,10 @@ def _add_admin_routes(app: Flask, service: Service) -> None:
         return _respond(views.done(service.skip(*parse.skip(_body()))))
 
 
-def _write(service: Service, command: Command, request_id: str, path: str, body: bytes) -> Response:
+def _write(service: Service, command: Command, request_id: str) -> Response:
     """Carry out a write here or at the leader."""
     ack, timeout_s = parse.write_options(_query())
-    forwarded = "Kvlog-Forwarded" in request.headers
-    cluster_id = request.headers.get(CLUSTER_HEADER, "")
-    write = Write(command, request_id, ack, timeout_s, forwarded, request.method, path, body, cluster_id)
-    result = service.write(write)
-    if isinstance(result, Forwarded):
-        handed_on = ("Retry-After", views.REPLAYED_HEADER)
-        headers = {name: result.headers[name] for name in handed_on if name in result.headers}
-        return Response(result.body, result.status, headers, mimetype="application/json")
-    return _respond(views.outcome(write, result, node_id=service.settings.node_id))
-
-
-def _sent_id() -> tuple[str | None, str | None]:
-    """The id that a client has given a write, and the one that a forwarding node has."""
-    return request.headers.get("Idempotency-Key"), request.headers.get(REQUEST_ID_HEADER)
+    return _respond(views.outcome(command, service.writes.write(Write(command, request_id, ack, timeout_s))))
 
 
 def _add_errors(app: Flask) -> None:

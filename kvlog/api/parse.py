@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from kvlog.config import WRITE_TIMEOUT_MAX_S, WRITE_TIMEOUT_S
-from kvlog.core.entry import OWN_ID, REQUEST_ID_BYTES_MAX, check_key, check_size
-from kvlog.core.machine import Update
+from kvlog.core.commands import Txn
+from kvlog.core.commands import update as set_text
+from kvlog.core.entry import OWN_ID, REASON_CHARACTERS_MAX, REQUEST_ID_BYTES_MAX, check_key, check_value
+from kvlog.core.evaluate import check_command
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
 
@@ -20,8 +22,6 @@ INDEX_DIGITS_MAX = 18
 """An index of the log has fewer."""
 
 PARAMETERS_MAX = 16
-
-REASON_CHARACTERS_MAX = 500
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
 
@@ -79,14 +79,11 @@ def write_options(query: str) -> tuple[Ack, float]:
     return ack, int(text) / 1000
 
 
-def request_id(sent: tuple[str | None, str | None]) -> str:
-    """The id of a write: the header Idempotency-Key, or what another node has sent; "" if there is none.
+def request_id(key: str | None) -> str:
+    """The id of a write: the header Idempotency-Key; "" if there is none.
 
     The header's value may stand in quotes, as the IETF's draft "The Idempotency-Key HTTP Header Field" has it.
     """
-    key, forwarded = sent
-    if forwarded is not None:
-        return any_request_id(forwarded)
     if key is None:
         return ""
     if len(key) >= 2 and key[0] == key[-1] == '"':  # noqa: PLR2004 - a pair of quotes
@@ -147,7 +144,7 @@ def min_index(query: str) -> int:
     return int(text)
 
 
-def update(body: bytes) -> Update:
+def update(body: bytes) -> Txn:
     """The update of ``POST /update``: a JSON object with the strings ``key`` and ``value``, nothing else."""
     found = json_object(body)
     for name in ("key", "value"):
@@ -161,8 +158,11 @@ def update(body: bytes) -> Update:
     key, value = found["key"], found["value"]
     for name, text in (("key", key), ("value", value)):
         _check_characters(name, text)
-    check_size(key, value)
-    return Update(key=key, value=value)
+    check_key(key)
+    check_value(value.encode())
+    command = set_text(key, value)
+    check_command(command, request_id_bytes=REQUEST_ID_BYTES_MAX)
+    return command
 
 
 def _check_characters(name: str, text: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from kvlog import __version__
 from kvlog.config import Settings
-from kvlog.core.entry import OWN_ID
-from kvlog.core.machine import Record, Remembered, Update
+from kvlog.core.commands import Command, SetKey, Txn
+from kvlog.core.entry import OWN_ID, encode_value
+from kvlog.core.machine import Record, Remembered
 from kvlog.core.role import Role
 from kvlog.core.status import Status
 from kvlog.core.values import (
@@ -16,13 +17,14 @@ from kvlog.core.values import (
     Clash,
     Committed,
     Done,
-    Outcome,
     Refused,
     Rejected,
     Settled,
     Unknown,
 )
-from kvlog.service import RETRY_HEADER, NoSnapshot, Read, Write
+from kvlog.service.copies import NoSnapshot
+from kvlog.service.reads import Read
+from kvlog.service.writes import Written
 
 REPLAYED_HEADER = "Idempotent-Replayed"
 """In an answer that repeats the first one to a request with the same Idempotency-Key."""
@@ -33,7 +35,11 @@ View = tuple[dict[str, Any], int, dict[str, str]]
 
 def read(key: str, record: Record | None, at: Read) -> View:
     """A read's answer; the value of a key that is not there is ""."""
-    return {"key": key, "value": record.value if record else "", **_marks(at)}, HTTPStatus.OK, _age(at)
+    return (
+        {"key": key, "value": encode_value(record.value)[0] if record else "", **_marks(at)},
+        HTTPStatus.OK,
+        _age(at),
+    )
 
 
 def remembered(request_id: str, outcome: Remembered | None, window: int, at: Read) -> View:
@@ -68,42 +74,44 @@ def _settled(request_id: str, settled: Settled) -> dict[str, Any]:
     return {"id": request_id, "outcome": outcome, "revision": settled.revision, "index": settled.index}
 
 
-def outcome(write: Write, result: Outcome, *, node_id: str) -> View:
+def outcome(command: Command, written: Written) -> View:
     """A write's answer: committed, refused or unknown; what a request to settle has found."""
+    result, request_id = written.outcome, written.request_id
+    key = command.then[0].key if isinstance(command, Txn) and isinstance(command.then[0], SetKey) else ""
     match result:
         case Committed():
             body: dict[str, Any] = {
                 "status": "updated",
                 "outcome": "committed",
-                **({"key": write.command.key} if isinstance(write.command, Update) else {}),
+                **({"key": key} if key else {}),
                 "revision": result.revision,
                 "index": result.index,
-                "leader": node_id,
+                "leader": written.leader,
                 "replicas": result.replicas,
             }
-            repeated = result.repeated and not write.request_id.startswith(OWN_ID)
+            repeated = result.repeated and not request_id.startswith(OWN_ID)
             return body, HTTPStatus.OK, {REPLAYED_HEADER: "true"} if repeated else {}
         case Settled():
-            return _settled(write.request_id, result), HTTPStatus.OK, {}
+            return _settled(request_id, result), HTTPStatus.OK, {}
         case Rejected():
             status = HTTPStatus.CONFLICT if result.clash is Clash.CANCELLED else HTTPStatus.UNPROCESSABLE_ENTITY
             what = f"this write did not happen: {result.reason}; give it an Idempotency-Key of its own"
             return {"status": "refused", "outcome": "refused", "error": what}, status, {}
         case Refused():
             what, again = "the write did not happen", "it is safe to try again"
-            if write.request_id and not write.request_id.startswith(OWN_ID):
+            if request_id and not request_id.startswith(OWN_ID):
                 what, again = "this try did nothing", "try again with the same Idempotency-Key"
             body = {"status": "refused", "outcome": "refused", "error": f"{what}: {result.reason}; {again}"}
-            headers = {"Retry-After": "1"} | ({RETRY_HEADER: "1"} if result.retry else {})
+            headers = {"Retry-After": "1"}
             return body, HTTPStatus.SERVICE_UNAVAILABLE, headers
         case Unknown():
             find_out = "read the key to find out"
-            if write.request_id:
-                find_out = f"DELETE /v1/requests/{write.request_id} finds out, and sees to it that it stays so"
+            if request_id:
+                find_out = f"DELETE /v1/requests/{request_id} finds out, and sees to it that it stays so"
             body = {
                 "status": "unknown",
                 "outcome": "unknown",
-                **({"request": write.request_id} if write.request_id else {}),
+                **({"request": request_id} if request_id else {}),
                 "error": f"it is not known whether the write happened: {result.reason}; {find_out}",
             }
             return body, HTTPStatus.GATEWAY_TIMEOUT, {}

@@ -1,339 +1,173 @@
-"""What the command line understands: one value class per command, made from flags and KVLOG_* variables."""
+"""The command line: which commands there are, what each takes, and the value that it becomes.
+
+What a command does is not here: its function only checks what was given. So every command line can be looked at
+without anything being done.
+"""
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-from kvlog.config import check_zookeeper
+import click
+
+from kvlog import __version__
+from kvlog.cli.commands import (
+    PROGRAM,
+    SCRIPT,
+    AskRequest,
+    Backup,
+    Command,
+    PrintCompletion,
+    Recover,
+    RemoveReplica,
+    Restore,
+    ShowStatus,
+    SkipEntry,
+    Verify,
+)
+from kvlog.cli.options import (
+    CommandGroup,
+    data_dir_option,
+    directories,
+    file_argument,
+    json_option,
+    node_option,
+    place,
+    place_options,
+    seconds,
+    urls,
+)
+from kvlog.core.entry import REASON_CHARACTERS_MAX
 from kvlog.errors import SettingsError
-
-PROGRAM = "python -m kvlog"
-NODE = "http://127.0.0.1:5000"
-"""The node that is asked if none is given: that of ``python server.py`` without flags."""
-
-REASON_MAX = 500
-"""Characters of the reason for a skip, which goes into the log."""
 
 SKIP_WAIT_S = 30.0
 """How long ``log skip`` waits for the nodes to go past the entry."""
 
-_NODE = re.compile(r"https?://[^/\s?#]+")
-_Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
-
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """Download a snapshot into ``file``; ``force``: whatever is there now."""
-
-    nodes: tuple[str, ...]
-    file: Path
-    force: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """Check a backup from its first byte to its last key."""
-
-    file: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """Begin an empty cluster with a backup."""
-
-    zk: str
-    root: str
-    file: Path
-    data_dir: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Recover:
-    """Begin a new log with the best of the stores that are left; without ``start``, only say which."""
-
-    zk: str
-    root: str
-    data_dirs: tuple[Path, ...]
-    start: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SkipEntry:
-    """Have all nodes go past the entry at ``index``, which none of them can apply."""
-
-    nodes: tuple[str, ...]
-    index: int
-    reason: str
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ShowStatus:
-    """What each member says of itself."""
-
-    nodes: tuple[str, ...]
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveReplica:
-    """Stop counting on a node that does not come back."""
-
-    nodes: tuple[str, ...]
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskRequest:
-    """What became of a request; ``settle``: if it is not committed, it shall never be."""
-
-    nodes: tuple[str, ...]
-    request_id: str
-    settle: bool
-
-
-Command = Backup | Verify | Restore | Recover | SkipEntry | ShowStatus | RemoveReplica | AskRequest
+SHELLS = ("bash", "zsh", "fish")
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Command:
     """The command from a command line without the program's name, and from the environment.
 
     Raises:
-        SettingsError: a flag's value makes no sense; says which and what it should be.
-        SystemExit: ``--help``, or a command or flag that does not exist.
+        SettingsError: what is given makes no sense; says what it should be, and which help has more.
+        SystemExit: ``--help`` or ``--version``, or a command is missing; what there is has been shown.
     """
-    given = _parser(environment).parse_args(arguments)
-    make: Callable[[argparse.Namespace], Command] = given.make
-    return make(given)
+    try:
+        with program.make_context(PROGRAM, list(arguments), obj=environment) as context:
+            command: Command = program.invoke(context)
+            return command
+    except click.exceptions.Exit as ended:
+        raise SystemExit(ended.exit_code) from ended
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        raise SystemExit(error.exit_code) from error
+    except click.UsageError as error:
+        text = error.format_message().rstrip(".")
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        raise SettingsError(f"{text[:1].lower()}{text[1:]}\n`{path} --help` shows what there is") from error
 
 
-def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="For who runs a kvlog cluster: backups, recovery, and what the nodes say.",
-        epilog="--node, --zk, --root and --data-dir may also be given as KVLOG_NODE and so on; flags win. "
-        "Exit codes: 0 done, 1 not done, 2 wrong usage.",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_backup(commands, environment)
-    _add_verify(commands)
-    _add_restore(commands, environment)
-    _add_recover(commands, environment)
-    _add_skip(commands, environment)
-    _add_status(commands, environment)
-    _add_replicas(commands, environment)
-    _add_request(commands, environment)
-    return parser
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="--node, --zk, --root and --data-dir may also be given as KVLOG_NODE and so on; flags win. "
+    "Exit codes: 0 done, 1 not done, 2 wrong usage.",
+)
+@click.version_option(__version__, prog_name=SCRIPT, message="%(prog)s %(version)s")
+def program() -> None:
+    """For who runs a kvlog cluster: backups, recovery, and what the nodes say."""
 
 
-# --- the commands ---------------------------------------------------------------------------------------------
+# --- backups --------------------------------------------------------------------------------------------------
 
 
-def _add_backup(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    parser = _command(
-        commands,
-        "backup",
-        "write a node's data to a file",
-        "Downloads a consistent snapshot of a node's data, checks it on the way, and puts it into FILE only once "
-        "all of it is there. Nodes with missed entries are passed over. `verify FILE` checks the data itself.",
-        lambda given: Backup(_nodes(given.node, environment), given.file, given.force),
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
-    parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
-    _add_node(parser)
+@program.command()
+@file_argument("the file to write")
+@click.option("--force", is_flag=True, help="replace FILE if it is there")
+@node_option
+@json_option
+def backup(file: Path, force: bool, nodes: tuple[str, ...], as_json: bool) -> Backup:
+    """Write a node's data to a file.
+
+    Downloads a consistent snapshot of it, checks it on the way, and puts it into FILE only once all of it is
+    there. Nodes with missed entries are passed over. `verify FILE` checks the data itself.
+    """
+    return Backup(urls(nodes), file, force, as_json)
 
 
-def _add_verify(commands: _Subparsers) -> None:
-    parser = _command(
-        commands,
-        "verify",
-        "check a backup",
-        "Checks the file's checksum, unpacks it beside the file, reads every key and recomputes the digest. Needs "
-        "no node and no ZooKeeper, but free disk space of the file's size.",
-        lambda given: Verify(given.file),
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the backup")
+@program.command()
+@file_argument("the backup")
+@json_option
+def verify(file: Path, as_json: bool) -> Verify:
+    """Check a backup.
+
+    Checks the file's checksum, unpacks it beside the file, reads every key and recomputes the digest. Needs
+    no node and no ZooKeeper, but free disk space of the file's size.
+    """
+    return Verify(file, as_json)
 
 
-def _add_restore(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    parser = _command(
-        commands,
-        "restore",
-        "begin an empty cluster with a backup",
-        "Checks FILE, puts it into the data directory of one node that does not run, and makes a new log below "
-        "--root that begins behind it. Start that node then; all others come with empty data directories and take "
-        "its snapshot. If it is interrupted, run the same command again.",
-        lambda given: Restore(*_place(given), given.file, _data_dirs([given.data_dir])[0]),
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the backup")
-    _add_place(parser, environment)
-    parser.add_argument(
-        "--data-dir",
-        default=environment.get("KVLOG_DATA_DIR", ""),
-        metavar="DIR",
-        help="data directory of the node that begins",
-    )
+@program.command()
+@file_argument("the backup")
+@place_options
+@data_dir_option("data directory of the node that begins", repeated=False)
+@json_option
+def restore(file: Path, zk: str, root: str, data_dir: str, as_json: bool) -> Restore:
+    """Begin an empty cluster with a backup.
+
+    Checks FILE, puts it into the data directory of one node that does not run, and makes a new log below
+    --root that begins behind it. Start that node then; all others come with empty data directories and take
+    its snapshot. If it is interrupted, run the same command again.
+    """
+    return Restore(*place(zk, root), file, directories([data_dir])[0], as_json)
 
 
-def _add_recover(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    parser = _command(
-        commands,
-        "recover",
-        "begin a new log after ZooKeeper has lost its data",
-        "Checks the stores of nodes that do not run, says which one has the most, and with --start-a-new-log "
-        "makes "
-        "a new log below --root that begins behind it. Acknowledged writes that only the lost log had are gone. "
-        "The other stores are moved to store.before-recover: their nodes come back with a snapshot. If it is "
-        "interrupted, run the same command again.",
-        lambda given: Recover(
-            *_place(given),
-            _data_dirs(given.data_dir or environment.get("KVLOG_DATA_DIR", "").split(",")),
-            given.start_a_new_log,
-        ),
-    )
-    _add_place(parser, environment)
-    parser.add_argument(
-        "--data-dir",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="data directory of a node; give all that are left, one --data-dir each",
-    )
-    parser.add_argument(
-        "--start-a-new-log", action="store_true", help="do it; without this, only say what would be"
-    )
+# --- the log --------------------------------------------------------------------------------------------------
 
 
-def _add_skip(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    log = commands.add_parser("log", help="repair the log", description="Commands that change the log itself.")
-    parser = _command(
-        log.add_subparsers(title="commands", metavar="COMMAND", required=True),
-        "skip",
-        "leave out an entry at which every node has halted",
-        "Only if all nodes that the cluster counts on are up, none has applied the entry, and at least one has "
-        "halted at it. What the "
-        "entry "
-        "held is lost for good; the reason goes into the log.",
-        lambda given: SkipEntry(
-            _nodes(given.node, environment), _index(given.index), _reason(given.reason), _seconds(given.wait)
-        ),
-    )
-    parser.add_argument("index", metavar="INDEX", help="index of the entry, as the halted nodes say it")
-    parser.add_argument("--reason", required=True, metavar="TEXT", help=f"why, up to {REASON_MAX} characters")
-    parser.add_argument(
-        "--wait",
-        default=str(SKIP_WAIT_S),
-        metavar="SECONDS",
-        help=f"how long to wait until all members have gone past it ({SKIP_WAIT_S:g})",
-    )
-    _add_node(parser)
+@program.command()
+@place_options
+@data_dir_option("data directory of a node; give all that are left, one --data-dir each", repeated=True)
+@click.option("--start-a-new-log", "start", is_flag=True, help="do it; without this, only say what would be done")
+@json_option
+def recover(zk: str, root: str, data_dirs: tuple[str, ...], start: bool, as_json: bool) -> Recover:
+    """Begin a new log after ZooKeeper has lost its data.
+
+    Checks the stores of nodes that do not run, says which one has the most, and with --start-a-new-log makes
+    a new log below --root that begins behind it. Acknowledged writes that only the lost log had are gone. The
+    other stores are moved to store.before-recover: their nodes come back with a snapshot. If it is interrupted,
+    run the same command again.
+    """
+    return Recover(*place(zk, root), directories(data_dirs), start, as_json)
 
 
-def _add_status(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    parser = _command(
-        commands,
-        "status",
-        "what each node says of itself",
-        "Asks a node who is there or counted on, and each of those how it stands; one line for each.",
-        lambda given: ShowStatus(_nodes(given.node, environment), given.json),
-    )
-    parser.add_argument("--json", action="store_true", help="everything that they say, as JSON")
-    _add_node(parser)
+@program.group()
+def log() -> None:
+    """Repair the log."""
 
 
-def _add_replicas(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    replicas = commands.add_parser(
-        "replicas", help="the nodes that trimming counts on", description="The nodes that trimming counts on."
-    )
-    parser = _command(
-        replicas.add_subparsers(title="commands", metavar="COMMAND", required=True),
-        "remove",
-        "stop counting on a node that does not come back",
-        "The log is no longer kept for it. If it comes back all the same, it takes a snapshot.",
-        lambda given: RemoveReplica(_nodes(given.node, environment), given.node_id),
-    )
-    parser.add_argument("node_id", metavar="ID", help="the node's id, as `status` shows it")
-    _add_node(parser)
+@log.command()
+@click.argument("index", metavar="INDEX", help="index of the entry, as the halted nodes say it")
+@click.option("--reason", required=True, metavar="TEXT", help=f"why, up to {REASON_CHARACTERS_MAX} characters")
+@click.option(
+    "--wait",
+    default=f"{SKIP_WAIT_S:g}",
+    show_default=True,
+    metavar="SECONDS",
+    help="how long to wait until all members have gone past it",
+)
+@node_option
+@json_option
+def skip(index: str, reason: str, wait: str, nodes: tuple[str, ...], as_json: bool) -> SkipEntry:
+    """Leave out an entry at which every node has halted.
 
-
-def _add_request(commands: _Subparsers, environment: Mapping[str, str]) -> None:
-    parser = _command(
-        commands,
-        "request",
-        "what became of a request",
-        "Whether the write with this Idempotency-Key was committed. With --settle an open one is cancelled, so "
-        "that the answer is final.",
-        lambda given: AskRequest(_nodes(given.node, environment), given.request_id, given.settle),
-    )
-    parser.add_argument("request_id", metavar="ID", help="the request's Idempotency-Key")
-    parser.add_argument("--settle", action="store_true", help="cancel it if it is not committed")
-    _add_node(parser)
-
-
-# --- what several of them take --------------------------------------------------------------------------------
-
-
-def _command(
-    commands: _Subparsers, name: str, text: str, description: str, make: Callable[[argparse.Namespace], Command]
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=description)
-    parser.set_defaults(make=make)
-    return parser
-
-
-def _add_node(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--node",
-        action="append",
-        default=[],
-        metavar="URL[,...]",
-        help=f"nodes to ask; the first that works is enough; may be repeated ({NODE})",
-    )
-
-
-def _add_place(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    parser.add_argument(
-        "--zk", default=environment.get("KVLOG_ZK", ""), metavar="HOST:PORT[,...]", help="ZooKeeper's servers"
-    )
-    parser.add_argument(
-        "--root",
-        default=environment.get("KVLOG_ROOT", "/kvlog"),
-        metavar="PATH",
-        help="znode of the cluster (/kvlog)",
-    )
-
-
-def _place(given: argparse.Namespace) -> tuple[str, str]:
-    check_zookeeper(given.zk, given.root)
-    return given.zk, given.root
-
-
-def _nodes(given: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """URLs of nodes, without a slash at the end; a bare HOST:PORT is taken for one."""
-    texts = given or [environment.get("KVLOG_NODE") or NODE]
-    urls = []
-    for text in (part.strip() for item in texts for part in item.split(",")):
-        url = (text if "://" in text else f"http://{text}").rstrip("/")
-        if not _NODE.fullmatch(url):
-            raise SettingsError(f"--node {text!r}: must be the URL of a node, for example {NODE}")
-        urls.append(url)
-    return tuple(dict.fromkeys(urls))
-
-
-def _data_dirs(given: Sequence[str]) -> tuple[Path, ...]:
-    """Directories, each once."""
-    texts = [text for text in given if text]
-    if not texts:
-        raise SettingsError("--data-dir is missing: say where the node has its data, as --data-dir data/5000")
-    paths = [Path(text) for text in texts]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise SettingsError("--data-dir: one of the directories is given twice")
-    return tuple(paths)
+    Only if all nodes that the cluster counts on are up, none has applied the entry, and at least one has
+    halted at it. What the entry held is lost for good; the reason goes into the log.
+    """
+    return SkipEntry(urls(nodes), _index(index), _reason(reason), seconds("--wait", wait), as_json)
 
 
 def _index(text: str) -> int:
@@ -343,12 +177,75 @@ def _index(text: str) -> int:
 
 
 def _reason(text: str) -> str:
-    if not text.strip() or len(text) > REASON_MAX:
-        raise SettingsError(f"--reason: must have 1 to {REASON_MAX} characters, this one has {len(text)}")
+    if not text.strip() or len(text) > REASON_CHARACTERS_MAX:
+        raise SettingsError(
+            f"--reason: must have 1 to {REASON_CHARACTERS_MAX} characters, this one has {len(text)}"
+        )
     return text.strip()
 
 
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text):
-        raise SettingsError(f"--wait {text!r}: must be a number of seconds, up to 9999")
-    return float(text)
+# --- what the nodes say ---------------------------------------------------------------------------------------
+
+
+@program.command()
+@node_option
+@json_option
+def status(nodes: tuple[str, ...], as_json: bool) -> ShowStatus:
+    """Show what each node says of itself.
+
+    Asks a node who is there or counted on, and each of those how it stands; one line for each.
+
+    LAG is how many entries a node is behind the highest index that any of them knows of, STALENESS how long ago
+    it last had everything that was in the log, PATH how the last entry came to it.
+    """
+    return ShowStatus(urls(nodes), as_json)
+
+
+@program.group()
+def replicas() -> None:
+    """See to the nodes that trimming counts on."""
+
+
+@replicas.command()
+@click.argument("node_id", metavar="ID", help="the node's id, as `status` shows it")
+@node_option
+@json_option
+def remove(node_id: str, nodes: tuple[str, ...], as_json: bool) -> RemoveReplica:
+    """Stop counting on a node that does not come back.
+
+    The log is no longer kept for it. If it comes back all the same, it takes a snapshot.
+    """
+    return RemoveReplica(urls(nodes), node_id, as_json)
+
+
+@program.command()
+@click.argument("request_id", metavar="ID", help="the request's Idempotency-Key")
+@click.option("--settle", is_flag=True, help="cancel it if it is not committed")
+@node_option
+@json_option
+def request(request_id: str, settle: bool, nodes: tuple[str, ...], as_json: bool) -> AskRequest:
+    """Show what became of a request.
+
+    Whether the write with this Idempotency-Key was committed. With --settle an open one is cancelled, so that
+    the answer is final.
+    """
+    return AskRequest(urls(nodes), request_id, settle, as_json)
+
+
+# --- the shell ------------------------------------------------------------------------------------------------
+
+
+@program.command()
+@click.argument("shell", type=click.Choice(SHELLS), help="for which shell")
+def completion(shell: str) -> PrintCompletion:
+    """Print the script with which a shell completes these commands.
+
+    It completes `kvlog`, the command that `pip install .` makes.
+
+    In ~/.bashrc: eval "$(kvlog completion bash)"
+
+    In ~/.zshrc, after compinit: eval "$(kvlog completion zsh)"
+
+    For fish: kvlog completion fish > ~/.config/fish/completions/kvlog.fish
+    """
+    return PrintCompletion(shell)

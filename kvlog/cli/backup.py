@@ -15,8 +15,8 @@ from typing import BinaryIO
 import msgspec
 from urllib3.exceptions import HTTPError
 
-from kvlog.cli.arguments import PROGRAM, Backup, Verify
-from kvlog.cli.console import fields, note, progress, say, size
+from kvlog.cli.commands import PROGRAM, Backup, Verify
+from kvlog.cli.console import document, fields, note, progress, say, size
 from kvlog.cli.http import Nodes, why
 from kvlog.errors import BadSnapshot, CommandFailed, Unavailable
 from kvlog.snapshot import Decoder, Header, read
@@ -68,8 +68,13 @@ def back_up(command: Backup) -> None:
             )
     for reason in reasons:
         note(f"passed over: {reason}")
-    _describe(header)
-    fields(("written to", file), ("size", size(count)), ("seconds", f"{time.monotonic() - begin:.1f}"))
+    seconds = time.monotonic() - begin
+    if command.as_json:
+        end = {"file": str(file), "bytes": count, "seconds": round(seconds, 1), "passed_over": reasons}
+        document(_description(header) | end)
+        return
+    fields(*_description(header).items())
+    fields(("written to", file), ("size", size(count)), ("seconds", f"{seconds:.1f}"))
 
 
 def _refuse_present(command: Backup) -> None:
@@ -159,21 +164,24 @@ def verify_backup(command: Verify) -> None:
     header = read_header(command.file)
     with tempfile.TemporaryDirectory(prefix=".kvlog-verify-", dir=command.file.absolute().parent) as temporary:
         found = unpack(command.file, Path(temporary) / "store")
-    _describe(header)
+    if command.as_json:
+        end = {"keys": found.keys, "requests": found.requests, "file": str(command.file), "whole": True}
+        document(_description(header) | end)
+        return
+    fields(*_description(header).items())
     fields(("keys", found.keys), ("requests", found.requests))
     say("the backup is whole")
 
 
-def _describe(header: Header) -> None:
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(header.created_ms / 1000))
-    fields(
-        ("cluster", header.cluster_id),
-        ("node", header.node_id),
-        ("made", made),
-        ("index", header.index),
-        ("revision", header.revision),
-        ("digest", header.digest),
-    )
+def _description(header: Header) -> dict[str, object]:
+    return {
+        "cluster": header.cluster_id,
+        "node": header.node_id,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(header.created_ms / 1000)),
+        "index": header.index,
+        "revision": header.revision,
+        "digest": header.digest,
+    }
 
 
 def read_header(file: Path) -> Header:

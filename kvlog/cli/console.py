@@ -7,8 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 LINE_EVERY_S = 5.0
 """How often a line says how far it has come, where no bar can be drawn."""
@@ -28,6 +32,11 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def document(value: object) -> None:
+    """A result for programs: one JSON document on stdout."""
+    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
 def fields(*pairs: tuple[str, object]) -> None:
     """Names and values, one line each, values below each other."""
     width = max(len(name) for name, _ in pairs)
@@ -44,6 +53,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def drawn(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], below: Sequence[str]) -> None:
+    """A table for a terminal, on stdout, and what else is to be said, in sentences of any length.
+
+    Each row is its style, which never says anything alone, and its cells.
+    """
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in head:
+        shown.add_column(name, no_wrap=True)
+    for style, cells in rows:
+        shown.add_row(*(Text(cell) for cell in cells), style=style)
+    console = Console(highlight=False)
+    console.print(shown)
+    if below:
+        console.print()
+    for text in below:
+        console.print(Text(text))
+
+
 def size(count: int) -> str:
     """A number of bytes as people say it."""
     amount = float(count)
@@ -52,6 +79,16 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def duration(milliseconds: int | None) -> str:
+    """A time as people say it, in one word; "?" if it is not known."""
+    if milliseconds is None:
+        return "?"
+    if milliseconds < 1000:  # noqa: PLR2004 - a second
+        return f"{milliseconds}ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.1f}s" if seconds < 60 else f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"  # noqa: PLR2004
 
 
 @contextmanager

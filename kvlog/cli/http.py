@@ -30,6 +30,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """What the commands need of GET /v1/status.
 
     ``halted_at``: the entry at which the node has halted. ``replicas``: whom the cluster counts on, up or not.
+    ``staleness_ms``: the time since the node last had everything that was in the log; None if it never had.
+    ``path``: how the last entry came to it; None from a node that does not say it.
     """
 
     node: str
@@ -44,6 +46,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     reason: str
     members: tuple[MemberSeen, ...]
     halted_at: int | None = None
+    staleness_ms: int | None = None
+    path: str | None = None
     replicas: tuple[MemberSeen, ...] = ()
 
 

@@ -9,20 +9,22 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from kvlog.cli.arguments import (
+from kvlog.cli.arguments import parse
+from kvlog.cli.backup import back_up, verify_backup
+from kvlog.cli.commands import (
     PROGRAM,
     AskRequest,
     Backup,
     Command,
+    PrintCompletion,
     Recover,
     RemoveReplica,
     Restore,
     ShowStatus,
     SkipEntry,
     Verify,
-    parse,
 )
-from kvlog.cli.backup import back_up, verify_backup
+from kvlog.cli.completion import VARIABLE, complete, print_completion
 from kvlog.cli.nodes import ask_request, remove_replica, show_status
 from kvlog.cli.recover import recover
 from kvlog.cli.restore import restore
@@ -36,10 +38,12 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Parse and run; returns the exit code: 0 done, 1 not done, 2 wrong usage."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if instruction := environment.get(VARIABLE):
+            return complete(instruction, environment)
         _run(parse(arguments, environment))
         sys.stdout.flush()
     except SettingsError as error:
-        return _fail(f"{error}\n`{PROGRAM} --help` shows what there is", USAGE)
+        return _fail(str(error), USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted; running the same command again is safe")
     except KvlogError as error:
@@ -74,6 +78,8 @@ def _run(command: Command) -> None:
             remove_replica(command)
         case AskRequest():
             ask_request(command)
+        case PrintCompletion():
+            print_completion(command)
 
 
 def _fail(reason: str, code: int = FAILED) -> int:

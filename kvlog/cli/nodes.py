@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import msgspec
 
-from kvlog.cli.arguments import AskRequest, RemoveReplica, ShowStatus
-from kvlog.cli.console import fields, note, say, table
+from kvlog.cli.commands import AskRequest, RemoveReplica, ShowStatus
+from kvlog.cli.console import document, drawn, duration, fields, note, say, table
 from kvlog.cli.http import MemberSeen, Nodes, NodeStatus, done, segment
 from kvlog.errors import CommandFailed, Unavailable
 
@@ -57,7 +58,7 @@ def ask_members(nodes: Nodes) -> list[Asked]:
 
 
 def show_status(command: ShowStatus) -> None:
-    """``status``: one line for each member."""
+    """``status``: one line for each member, drawn as a table on a terminal."""
     asked = ask_members(Nodes(command.nodes))
     if command.as_json:
         said = [
@@ -69,34 +70,58 @@ def show_status(command: ShowStatus) -> None:
             }
             for one in asked
         ]
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode({"members": said}), indent=2).decode() + "\n")
+        document({"members": said})
         return
-    tail = max((one.status.tail_index for one in asked if one.status), default=-1)
-    head = ("NODE", "ROLE", "REVISION", "INDEX", "LAG", "STATE", "READY", "REASON")
-    say(table(head, [_row(one, tail) for one in asked]))
+    known = [one.status for one in asked if one.status is not None]
+    tail = max((max(status.tail_index, status.applied_index) for status in known), default=-1)
+    rows = [_Row.of(one, tail) for one in asked]
+    if sys.stdout.isatty():
+        reasons = [f"{row.cells[0]}: {row.reason}" for row in rows if row.reason]
+        drawn((*_Row.HEAD, "READY"), [(row.style, (*row.cells, row.verdict)) for row in rows], reasons)
+    else:
+        words = [(*row.cells, row.state, "yes" if row.ready else "no", row.reason) for row in rows]
+        say(table((*_Row.HEAD, "STATE", "READY", "REASON"), words))
 
 
-def _row(asked: Asked, tail: int) -> tuple[str, ...]:
-    status = asked.status
-    if status is None:
-        return (asked.member.node, "?", "?", "?", "?", "silent", "no", asked.reason)
-    state = "ok"
-    if status.stale:
-        state = f"stale ({status.missed_entries} missed)"
-    if status.halted_at is not None:
-        state = f"halted at {status.halted_at}"
-    elif status.role == "halted":
-        state = "halted"
-    return (
-        status.node,
-        status.role,
-        str(status.revision),
-        str(status.applied_index),
-        str(max(0, tail - status.applied_index)),
-        state,
-        "yes" if status.ready else "no",
-        status.reason,
-    )
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A member in the table: short cells, what is wrong with it, and whether and why it is not ready."""
+
+    HEAD: ClassVar[Sequence[str]] = ("NODE", "ROLE", "REVISION", "INDEX", "LAG", "PATH", "STALENESS")
+    cells: Sequence[str]
+    state: str
+    ready: bool
+    reason: str
+    style: str
+
+    @classmethod
+    def of(cls, asked: Asked, tail: int) -> Self:
+        """The row of a member; ``tail`` is the highest index that any of them knows of."""
+        status = asked.status
+        if status is None:
+            return cls((asked.member.node, *"??????"), "silent", ready=False, reason=asked.reason, style="red")
+        state, style = "ok", ("bold" if status.role == "leader" else "") if status.ready else "yellow"
+        if status.stale:
+            state = f"stale ({status.missed_entries} missed)"
+        if status.role == "halted" or status.halted_at is not None:
+            state, style = "halted" if status.halted_at is None else f"halted at {status.halted_at}", "red"
+        cells = (
+            status.node,
+            status.role,
+            str(status.revision),
+            str(status.applied_index),
+            str(max(0, tail - status.applied_index)),
+            status.path or "?",
+            duration(status.staleness_ms),
+        )
+        return cls(cells, state, status.ready, status.reason, style)
+
+    @property
+    def verdict(self) -> str:
+        """State and readiness in one word."""
+        if self.state == "ok":
+            return "yes" if self.ready else "no"
+        return self.state.split()[0]
 
 
 def remove_replica(command: RemoveReplica) -> None:
@@ -106,6 +131,9 @@ def remove_replica(command: RemoveReplica) -> None:
     body = done(answer, f"remove the replica {command.node_id}")
     if body.get("status") != "done":
         raise CommandFailed(f"{command.node_id} is not removed yet: {body.get('result', '')}")
+    if command.as_json:
+        document({"node": command.node_id, "removed": True})
+        return
     say(f"{command.node_id} is not counted on any more; if it comes back, it takes a snapshot")
 
 
@@ -117,7 +145,10 @@ def ask_request(command: AskRequest) -> None:
     body = done(answer, f"{what} the request {command.request_id}")
     if not body:
         raise CommandFailed(f"{answer.url} says nothing about the request {command.request_id}")
-    fields(*((name, _text(value)) for name, value in body.items()))
+    if command.as_json:
+        document(body)
+    else:
+        fields(*((name, _text(value)) for name, value in body.items()))
     if not command.settle and body.get("outcome") not in ("committed", "cancelled"):
         note("this is not final: with --settle it becomes either committed or cancelled, for good")
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvlog.cli.arguments import PROGRAM, Recover
 from kvlog.cli.backup import examine
-from kvlog.cli.console import fields, note, say, table
+from kvlog.cli.commands import PROGRAM, Recover
+from kvlog.cli.console import document, fields, note, say, table
 from kvlog.cli.directories import locked, move
 from kvlog.cli.restore import how_to_go_on, tell_log
 from kvlog.core.machine import Position
@@ -64,24 +64,51 @@ def recover(command: Recover) -> None:
         with connect(command.zk, command.root) as place:
             log = place.find()
         candidates = [_candidate(data_dir) for data_dir in command.data_dirs]
-        say(_describe(candidates))
-        if log is not None:
-            _refuse_log_in_use(command, log)
-        chosen = _rebased(candidates, log) or _choose(candidates)
-        if log is not None and not _made_from(log, chosen):
-            raise CommandFailed(
-                f"there is a log at {command.root} already (cluster {log.identity.cluster_id}), and it was not "
-                "made "
-                f"from {chosen.data_dir}; nothing was changed; give the data directories with which it was made, "
-                "or "
-                f"remove it with ZooKeeper's `zkCli.sh deleteall {command.root}`, and run this command again"
-            )
-        if not command.start:
-            raise CommandFailed(_would(command, candidates, chosen))
-        _start(command, log, candidates, chosen)
+        if not command.as_json:
+            say(_table(candidates))
+        result: dict[str, object] = {"stores": [_row(one) for one in candidates], "chosen": None, "new_log": None}
+        try:
+            chosen = _decide(command, log, candidates)
+            result["chosen"] = str(chosen.data_dir)
+            new = _new(chosen, _start(command, log, candidates, chosen))
+        except CommandFailed:
+            if command.as_json:
+                document(result)
+            raise
+    if command.as_json:
+        document(result | {"new_log": {"root": command.root, **new}})
+    else:
+        fields(("new log at", command.root), *new.items())
+    note(how_to_go_on(command.zk, command.root, chosen.data_dir))
+    note(f"once all are ready, the stores of before can go: each is kept as {MOVED} in its data directory")
 
 
-def _start(command: Recover, log: FoundLog | None, candidates: list[Candidate], chosen: Candidate) -> None:
+def _decide(command: Recover, log: FoundLog | None, candidates: list[Candidate]) -> Candidate:
+    """The store that the new log begins with.
+
+    Raises:
+        CommandFailed: there is none, or there is a log already that was not made from it.
+    """
+    if log is not None:
+        _refuse_log_in_use(command, log)
+    chosen = _rebased(candidates, log) or _choose(candidates)
+    if log is not None and not _made_from(log, chosen):
+        raise CommandFailed(
+            f"there is a log at {command.root} already (cluster {log.identity.cluster_id}), and it was not made "
+            f"from {chosen.data_dir}; nothing was changed; give the data directories with which it was made, or "
+            f"remove it with ZooKeeper's `zkCli.sh deleteall {command.root}`, and run this command again"
+        )
+    return chosen
+
+
+def _start(command: Recover, log: FoundLog | None, candidates: list[Candidate], chosen: Candidate) -> FoundLog:
+    """Make the log, unless an earlier run has done it, and have the stores follow.
+
+    Raises:
+        CommandFailed: nobody has asked for that yet; says what it would mean.
+    """
+    if not command.start:
+        raise CommandFailed(_would(command, candidates, chosen))
     position = _position(chosen)
     if log is None:
         with connect(command.zk, command.root) as place:
@@ -91,16 +118,19 @@ def _start(command: Recover, log: FoundLog | None, candidates: list[Candidate], 
     for other in candidates:
         if other is not chosen and (other.data_dir / STORE).exists():
             move(other.data_dir / STORE, _free_name(other.data_dir))
-    fields(
-        ("new log at", command.root),
-        ("cluster", log.identity.cluster_id),
-        ("from", chosen.data_dir),
-        ("index", log.first_index - 1),
-        ("revision", position.revision),
-        ("digest", position.digest),
-    )
-    note(how_to_go_on(command.zk, command.root, chosen.data_dir))
-    note(f"once all are ready, the stores of before can go: each is kept as {MOVED} in its data directory")
+    return log
+
+
+def _new(chosen: Candidate, log: FoundLog) -> dict[str, object]:
+    """What the new log begins with."""
+    position = _position(chosen)
+    return {
+        "cluster": log.identity.cluster_id,
+        "from": str(chosen.data_dir),
+        "index": log.first_index - 1,
+        "revision": position.revision,
+        "digest": position.digest,
+    }
 
 
 # --- looking --------------------------------------------------------------------------------------------------
@@ -117,16 +147,21 @@ def _candidate(data_dir: Path) -> Candidate:
         return Candidate(data_dir, damage=error.reason)
 
 
-def _describe(candidates: list[Candidate]) -> str:
-    rows: list[tuple[str, ...]] = []
-    for one in candidates:
-        position = one.position
-        if position is None:
-            rows.append((str(one.data_dir), "-", "-", "-", "-", one.verdict))
-            continue
-        cluster = position.identity.cluster_id if position.identity else "-"
-        numbers = (position.applied_index, position.revision, position.missed_entries)
-        rows.append((str(one.data_dir), cluster, *map(str, numbers), one.verdict))
+def _row(candidate: Candidate) -> dict[str, object]:
+    """A store in the table; what it does not say is None."""
+    position = candidate.position
+    return {
+        "directory": str(candidate.data_dir),
+        "cluster": position.identity.cluster_id if position and position.identity else None,
+        "index": position.applied_index if position else None,
+        "revision": position.revision if position else None,
+        "missed": position.missed_entries if position else None,
+        "verdict": candidate.verdict,
+    }
+
+
+def _table(candidates: list[Candidate]) -> str:
+    rows = [["-" if value is None else str(value) for value in _row(one).values()] for one in candidates]
     return table(("DIRECTORY", "CLUSTER", "INDEX", "REVISION", "MISSED", "VERDICT"), rows)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from kvlog.cli.arguments import PROGRAM, Restore
 from kvlog.cli.backup import read_header, unpack
-from kvlog.cli.console import fields, note
+from kvlog.cli.commands import PROGRAM, Restore
+from kvlog.cli.console import document, fields, note
 from kvlog.cli.directories import locked, move
 from kvlog.errors import CommandFailed
 from kvlog.snapshot import Header
@@ -110,14 +110,18 @@ def _refuse_store(found: FoundLog | None, store: Path) -> None:
 def _tell(command: Restore, store: Path) -> None:
     with closing(LmdbStore(store)) as opened:
         position = opened.position()
-    fields(
-        ("restored", command.file),
-        ("into", store),
-        ("cluster", position.identity.cluster_id if position.identity else ""),
-        ("index", position.applied_index),
-        ("revision", position.revision),
-        ("digest", position.digest),
-    )
+    result = {
+        "restored": str(command.file),
+        "into": str(store),
+        "cluster": position.identity.cluster_id if position.identity else "",
+        "index": position.applied_index,
+        "revision": position.revision,
+        "digest": position.digest,
+    }
+    if command.as_json:
+        document(result)
+    else:
+        fields(*result.items())
     note(how_to_go_on(command.zk, command.root, command.data_dir))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
-from kvlog.cli.arguments import PROGRAM, SkipEntry
-from kvlog.cli.console import note, say
+from kvlog.cli.commands import PROGRAM, SkipEntry
+from kvlog.cli.console import document, note, say
 from kvlog.cli.http import ANSWER_S, Nodes, NodeStatus, done
 from kvlog.cli.nodes import Asked, ask_members
 from kvlog.errors import CommandFailed, Unavailable
@@ -39,6 +39,9 @@ def skip(command: SkipEntry) -> None:
     done(answer, f"skip the entry {command.index}")
     note(f"{halted[0].node} has put a skip in the place of entry {command.index}")
     _wait_until_past(nodes, asked, command)
+    if command.as_json:
+        document({"index": command.index, "by": halted[0].node, "members": [one.member.node for one in asked]})
+        return
     say(f"entry {command.index} is skipped; all {len(asked)} members have gone past it")
 
 

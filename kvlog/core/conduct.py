@@ -7,15 +7,18 @@ waiting. What events change at first, and the invariants, is in ``node``.
 from __future__ import annotations
 
 from kvlog.core import effects as do
+from kvlog.core.arrivals import Arrivals
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
+from kvlog.core.evaluate import View
 from kvlog.core.events import TailRead
 from kvlog.core.installing import Installing
 from kvlog.core.leadership import Leadership
-from kvlog.core.machine import Position, View
+from kvlog.core.machine import Position
 from kvlog.core.parking import Parking
 from kvlog.core.pushes import Pushes
 from kvlog.core.questions import Questions
+from kvlog.core.reads import Reads
 from kvlog.core.recovery import Recovery
 from kvlog.core.retention import Retention
 from kvlog.core.role import Input, Role, next_role
@@ -46,13 +49,18 @@ class Conduct:
             log_bytes_max=settings.log_bytes_max,
         )
         self._skipping = Skipping(self._questions, node_id=settings.node_id, instance=settings.instance)
+        self.arrivals = Arrivals()
         self._pushes = Pushes()
+        self._reads = Reads()
         self._parking = Parking(self._me)
         self._applied_when_asked = -1
         self._watched_segment: int | None = None
         self._poll_at = 0.0
         self._read_at = 0.0
         self._handover: int | None = None  # token of the request to stop
+        self._transfer: tuple[int, float] | None = (
+            None  # token and deadline of the request to let another one lead
+        )
         self._now = 0.0
         self._wall_ms = 0
         self._out: list[do.Effect] = []
@@ -71,17 +79,19 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
-            if self.role is Role.HALTED and self._skipping.needs_tail:
+            if self._reads.needs_tail or (self.role is Role.HALTED and self._skipping.needs_tail):
                 self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
             if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
                 self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
+        self._let_another_lead()
         self._stop()
         if self.role is Role.HALTED:
             self._out += self.standing.resign()
         self._out += self._pushes.applied(self.cursor)
+        self._out += self._reads.ready(self.cursor)
 
     def _recover(self) -> None:
         """The first thing a started node does: replay, or declare what it missed."""
@@ -164,10 +174,30 @@ class Conduct:
         candidate = self.standing.candidate
         if self.role is not Role.LEADER or candidate is None:
             return
-        if self._handover is None:
+        if self._handover is None and self._transfer is None:
+            if not self.retention.why_full(self.cursor):
+                self.leadership.end_leases(self._now)
             self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
             self._out += self.retention.trim(self.cursor, candidate.name)
         self._out += self.leadership.replicate(self.cursor, candidate, self._now)
+
+    def _let_another_lead(self) -> None:
+        """Give the candidacy up once nothing is under way, and stand again behind the others."""
+        if self._transfer is None:
+            return
+        token, deadline = self._transfer
+        leader = self.standing.leader
+        writer = self.leadership.writer
+        if self.role is Role.LEADER:
+            if not (writer.in_flight or writer.acking):
+                self._resign("an operator wants another node to lead")
+        elif leader is not None and leader[0] != self._me:
+            self._transfer = None
+            self._out.append(do.Reply(token, Done(f"{leader[0].node_id} leads")))
+            return
+        if self._now >= deadline:
+            self._transfer = None
+            self._out.append(do.Reply(token, Refused("no other node has begun to lead in time; see /v1/status")))
 
     def _stop(self) -> None:
         """Hand the leadership over once nothing is under way."""
@@ -189,17 +219,14 @@ class Conduct:
 
     def _route_writes(self) -> None:
         """Send each waiting write where it can be done."""
-        accepting = self.role is Role.LEADER and self._handover is None
+        accepting = self.role is Role.LEADER and self._handover is None and self._transfer is None
         replies, here = self._parking.route(
             self.role, self.standing.leader, accepting=accepting, halted=str(self.halted or "")
         )
         self._out += replies
         full = self.retention.why_full(self.cursor) if here else ""
         for write in here:
-            refused = full and not self.leadership.writer.knows(write)
-            self._out += (
-                [do.Reply(write.token, Refused(full))] if refused else self.leadership.writer.submit(write)
-            )
+            self._out += self.leadership.submit(write, full, self._now)
 
     # --- roles --------------------------------------------------------------------------------------------
 
@@ -224,6 +251,9 @@ class Conduct:
         if before is Role.LEADER and self.role is not Role.LEADER:
             self._parking.take_back(self.leadership.writer.take_queue())
             self._out += self.leadership.writer.acknowledge(self.cursor.next_index - 1, {})
+            self.leadership.leases.clear()
+        if self.role is Role.LEADER and before is not Role.LEADER:
+            self._out += self.leadership.serve()
         if self.role is Role.ELECTED:
             self.leadership.elected(self._now, self.standing.members)
             self.retention.elected()

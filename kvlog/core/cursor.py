@@ -56,6 +56,7 @@ class Cursor:
         self.first_index = 0  # where the log begins: what was before has been trimmed
         self.bad: BadEntry | None = None  # the next entry, if it cannot be applied
         self.fresh_as_of: float | None = None
+        self.tail_as_of: float | None = None  # the latest moment after which the tail was asked for
         self.healing = False
         self._ready: deque[LogEntry] = deque()
         self._fill: tuple[LogEntry, ...] = ()
@@ -184,6 +185,7 @@ class Cursor:
             else:
                 self._missing_confirmed = index
         self.tail_index = max(self.tail_index, tail_index)
+        self.tail_as_of = max(asked_at, self.tail_as_of or asked_at)
         if len(self._observations) == _OBSERVATIONS_MAX:
             self._observations.pop()
         self._observations.append(_Observation(tail_index, asked_at))

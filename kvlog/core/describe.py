@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 
+from kvlog.core.commands import DeleteKey, Operation, Txn
 from kvlog.core.entry import Leader, LogEntry
-from kvlog.core.machine import Position, Update
+from kvlog.core.machine import Position
 
 
 def describe(item: object) -> str:
@@ -28,8 +29,8 @@ def _short(value: object) -> str:
         return f"[at {value.applied_index} revision {value.revision}{gaps}]"
     if isinstance(value, Leader):
         return value.node_id
-    if isinstance(value, Update):
-        return f"{value.key}={value.value}"
+    if isinstance(value, Txn):
+        return "+".join(map(_operation, value.then)) + (" else" if value.otherwise else "")
     if isinstance(value, tuple):
         return "(" + ", ".join(_short(item) for item in value) + ")"
     if isinstance(value, StrEnum):
@@ -37,3 +38,9 @@ def _short(value: object) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return "<" + describe(value) + ">"
     return repr(value) if not isinstance(value, float) else f"{value:g}"
+
+
+def _operation(operation: Operation) -> str:
+    if isinstance(operation, DeleteKey):
+        return f"-{operation.key}"
+    return f"{operation.key}={operation.value.decode(errors='replace')}"

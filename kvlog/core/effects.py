@@ -125,6 +125,11 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class ListLeases:
+    """Read the leases that are in the store. Answered by LeasesListed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Install:
     """Put the snapshot that was fetched to ``source`` in the store's place. Answered by Applied."""
 
@@ -224,6 +229,7 @@ class Exit:
 
 Effect = (
     Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
-    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | Install | FetchSnapshot
+    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases | Install
+    | FetchSnapshot
     | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit
 )  # fmt: skip

@@ -15,15 +15,21 @@ and entries may be applied later, out of turn, to fill a gap (see ``machine``).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from kvlog.errors import BadEntry, InvalidInput, invariant
 
-FORMAT = 1
-"""Version of the entry format that this code writes, and the only one that it reads."""
+FORMAT = 2
+"""Version of the entry format that this code writes. It reads what was written in FORMATS."""
+
+FORMATS = (1, 2)
+"""Format 2 added values that are no text, content types, leases, and requests whose conditions were not met; an
+entry of format 1 is one of format 2 without them."""
 
 SEGMENT_ENTRIES = 1_000
 """Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``."""
@@ -36,7 +42,15 @@ KEY_BYTES_MAX = 511
 """Upper bound of a key in UTF-8: the longest key that LMDB takes."""
 
 VALUE_BYTES_MAX = 256 * 1024
-"""Upper bound of a value in UTF-8."""
+"""Upper bound of a value."""
+
+CONTENT_TYPE_MAX = 255
+"""Upper bound of the characters in a value's content type."""
+
+SYSTEM = "\0"
+"""How the keys begin that are kvlog's own; a client can neither write nor see them."""
+
+BASE64: Literal["base64"] = "base64"
 
 HEADER_BYTES_MAX = 1_024
 """Room kept in an entry for everything but its requests."""
@@ -51,13 +65,29 @@ NO_HASH = "0" * 32
 """What the first entry of a log is chained to."""
 
 
-class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put"):
-    """Set a key. ``create`` is the revision at which the key came to be, ``version`` counts its writes since."""
+class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True):
+    """Set a key. ``create`` is the revision at which the key came to be, ``version`` counts its writes since.
+
+    The value is text where it is UTF-8, so that people can read it in the log, and base64 (``encoding`` says so)
+    where it is not. ``lease`` is the lease that the key is attached to, 0 for none.
+    """
 
     key: str
     value: str
     create: int
     version: int
+    encoding: Literal["", "base64"] = ""
+    content_type: str = ""
+    lease: int = 0
+
+    @property
+    def data(self) -> bytes:
+        """The value.
+
+        Raises:
+            ValueError: it is no base64 although it should be; ``decode_entry`` lets no such put through.
+        """
+        return base64.b64decode(self.value, validate=True) if self.encoding else self.value.encode()
 
 
 class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
@@ -76,12 +106,14 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         id: name of the request, unique as long as it is remembered; empty for one that nobody will ask about.
         fingerprint: what tells another request with the same id from a repetition of this one.
         cancels: no request with this id was committed before, and none will be.
+        failed: why it was not carried out, one of the values of commands.Failure; empty if it was.
         effects: what it does.
     """
 
     id: str = ""
     fingerprint: str = ""
     cancels: bool = False
+    failed: str = ""
     effects: tuple[Effect, ...] = ()
 
 
@@ -90,6 +122,10 @@ class Leader(msgspec.Struct, frozen=True):
 
     node_id: str
     address: str
+
+
+REASON_CHARACTERS_MAX = 500
+"""Upper bound of the reason for a skip, which goes into the log."""
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -171,8 +207,16 @@ def encode_request(request: Request) -> bytes:
     return _encoder.encode(request)
 
 
+def encode_value(data: bytes) -> tuple[str, Literal["", "base64"]]:
+    """A value as JSON can hold it: the text, and its encoding ("" for UTF-8, or ``base64``)."""
+    try:
+        return data.decode(), ""
+    except UnicodeDecodeError:
+        return base64.b64encode(data).decode(), BASE64
+
+
 def check_key(key: str) -> None:
-    """Refuse a key that no record can have.
+    """Refuse a key that no client's record can have.
 
     Raises:
         InvalidInput: 400.
@@ -181,24 +225,31 @@ def check_key(key: str) -> None:
         raise InvalidInput("the key is empty; give it at least one character")
     if (size := len(key.encode())) > KEY_BYTES_MAX:
         raise InvalidInput(f"the key has {size} bytes in UTF-8, the limit is {KEY_BYTES_MAX}")
+    if key.startswith(SYSTEM):
+        raise InvalidInput("the key begins with the character NUL; such keys are kvlog's own: take another")
 
 
-def check_size(key: str, value: str) -> None:
-    """Refuse a key or value that the log cannot hold.
+def check_value(data: bytes) -> None:
+    """Refuse a value that no record can have.
 
     Raises:
-        InvalidInput: 400 for a key, 413 for a value that is too large, as it is or once encoded.
+        InvalidInput: 413.
     """
-    check_key(key)
-    if (size := len(value.encode())) > VALUE_BYTES_MAX:
-        raise InvalidInput(f"the value has {size} bytes in UTF-8, the limit is {VALUE_BYTES_MAX}", status=413)
-    widest = Put(key=key, value=value, create=2**62, version=2**62)
-    request = Request(id="x" * REQUEST_ID_BYTES_MAX, fingerprint=NO_HASH, effects=(widest,))
+    if len(data) > VALUE_BYTES_MAX:
+        raise InvalidInput(f"the value has {len(data)} bytes, the limit is {VALUE_BYTES_MAX}", status=413)
+
+
+def check_fits(request: Request) -> None:
+    """Refuse a request that no entry can hold.
+
+    Raises:
+        InvalidInput: 413.
+    """
     if (size := len(encode_request(request))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
         raise InvalidInput(
-            f"the update takes {size} bytes once encoded as JSON, "
-            f"the limit is {ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six "
-            "bytes each",
+            f"the write takes {size} bytes once encoded as JSON, the limit is "
+            f"{ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six bytes each, bytes "
+            "that are not UTF-8 a third more",
             status=413,
         )
 
@@ -241,10 +292,22 @@ def decode_entry(index: int, data: bytes) -> LogEntry:
         entry = _decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise BadEntry(index, _undecodable(body, error)) from error
-    if entry.format != FORMAT:
+    if entry.format not in FORMATS:
         raise BadEntry(index, _unknown_format(entry.format))
+    _check_values(index, entry)
     chained = entry.skip.hash if entry.skip is not None and entry.skip.hash else digest
     return LogEntry(index=index, entry=entry, hash=chained, data=data)
+
+
+def _check_values(index: int, entry: Entry) -> None:
+    """Every replica decodes the values when it applies them: what cannot be decoded is found before (N4)."""
+    for request in entry.requests:
+        for effect in request.effects:
+            if isinstance(effect, Put) and effect.encoding:
+                try:
+                    base64.b64decode(effect.value, validate=True)
+                except (binascii.Error, ValueError) as error:
+                    raise BadEntry(index, f"holds a value that is no base64: {error}") from None
 
 
 def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
@@ -253,11 +316,11 @@ def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
         declared = _format_decoder.decode(body).get("format")
     except msgspec.MsgspecError:
         declared = FORMAT
-    return f"not an entry: {error}" if declared == FORMAT else _unknown_format(declared)
+    return f"not an entry: {error}" if declared in FORMATS else _unknown_format(declared)
 
 
 def _unknown_format(declared: object) -> str:
-    return f"written in format {declared}, this kvlog knows format {FORMAT}; run a newer one"
+    return f"written in format {declared}, this kvlog knows {FORMATS}; run a newer one"
 
 
 def _hash(body: bytes) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlog.core.commands import Command
 from kvlog.core.effects import Effect
-from kvlog.core.machine import Command, Identity, Position
+from kvlog.core.machine import Identity, Position
 from kvlog.core.values import Ack, Candidate, Member, PushAnswer, PushBody, Reach, Replica
 
 
@@ -284,6 +285,35 @@ class WriteSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSubmitted:
+    """A read that has to wait. Answered by Reached or Refused, at the latest at ``deadline`` (monotonic seconds).
+
+    ``min_revision``, ``min_index``: once these are applied here. ``linearizable``: once everything is that was in
+    the log, as a quorum knows it, when this was submitted.
+    """
+
+    token: int
+    deadline: float
+    min_revision: int = 0
+    min_index: int = -1
+    linearizable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesListed:
+    """The leases that are in the store, each with its time to live in milliseconds."""
+
+    leases: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequested:
+    """An operator wants another node to lead."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class CatchupRequested:
     """An operator wants a stale store to be filled up."""
 
@@ -319,6 +349,6 @@ Event = (
     | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
-    | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted
-    | CatchupRequested | RemovalRequested | SkipRequested | HandoverRequested
+    | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted | ReadSubmitted
+    | LeasesListed | TransferRequested | CatchupRequested | RemovalRequested | SkipRequested | HandoverRequested
 )  # fmt: skip

@@ -14,16 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kvlog.core.commands import KeepAlive, Revoke
 from kvlog.core.cursor import Cursor
-from kvlog.core.effects import Effect, Note, Push, Reply
+from kvlog.core.effects import Effect, ListLeases, Note, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
-from kvlog.core.events import Appended, AppendRefused, Enrolled
-from kvlog.core.machine import View
+from kvlog.core.evaluate import View
+from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
+from kvlog.core.leases import Leases
 from kvlog.core.replicator import Replicator
 from kvlog.core.role import Input
-from kvlog.core.values import Member, PushBody
-from kvlog.core.writer import Writer
+from kvlog.core.values import Ack, Member, PushBody, Refused
+from kvlog.core.writer import NOBODY, Writer
 from kvlog.errors import BadEntry
+
+ENDING_S = 10.0
+"""How long the request that ends a lease may wait before it is made anew."""
 
 REFUSED_PAUSE_S = 1.0
 """Pause before something is appended again after ZooKeeper has refused it."""
@@ -45,6 +50,7 @@ class Leadership:
         self._me = me
         self.writer = Writer(store, instance=instance)
         self.replicator = Replicator(node_id=me.node_id)
+        self.leases = Leases()
         self._elected_at = 0.0
         self._tail: int | None = None
         self._pause_until = 0.0
@@ -82,6 +88,24 @@ class Leadership:
             return Takeover()
         barrier = self.writer.barrier(leader=self._me, **_next_entry(cursor, candidate, wall_ms))
         return Takeover(effects=[barrier])
+
+    def serve(self) -> list[Effect]:
+        """This node leads from now on: the time of all leases begins anew (E1)."""
+        self.leases.clear()
+        return [ListLeases()]
+
+    def submit(self, write: WriteSubmitted, full: str, now: float) -> list[Effect]:
+        """Take a write; if the log is ``full``, only one for which nothing more is appended."""
+        if full and not self.writer.knows(write):
+            return [Reply(write.token, Refused(full))]
+        if isinstance(write.command, KeepAlive):
+            self.leases.renew(write.command.lease, now)
+        return [*self.writer.submit(write)]
+
+    def end_leases(self, now: float) -> None:
+        """Delete the keys of the leases whose time is over."""
+        for lease in self.leases.due(now):
+            self.writer.submit(WriteSubmitted(NOBODY, Revoke(lease), Ack.LOG, now + ENDING_S))
 
     def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Effect]:
         """The next entry, if writes are waiting and none is under way."""

@@ -1,6 +1,5 @@
-"""The state machine: how commands become effects, and effects become state.
+"""The state machine: how effects become state. How commands become effects is in ``evaluate``.
 
-``evaluate`` runs on the leader only, before an entry is written: it turns a command into blind effects.
 ``apply_entry`` and ``fill_entry`` run on every replica, inside one transaction of its store.
 
 Invariants of the state, held by every transaction (tests cite the numbers):
@@ -11,11 +10,15 @@ M2  ``applied_index`` and ``revision`` never decrease, nor does ``epoch`` within
 M3  A record's ``revision`` is that of the last put of its key among the applied entries.
 M4  ``digest`` is a function of the records and the remembered requests alone: replicas with the same ones have
     the same digest, in whichever order they applied the entries.
-M5  While there are gaps, every deletion leaves a tombstone, so that a missed older put cannot come back;
-    without gaps there are none.
+M5  A tombstone tells the revision of a key's last deletion. While there are gaps, every deletion leaves one, so
+    that a missed older put cannot come back; without gaps, those are there whose deletion is among the kept
+    changes, of keys that have not come back since.
 M6  Filling a gap touches a key only where the key's revision is lower than the missed entry's.
 M7  Remembered are the requests with an id at the last ``Identity.window`` revisions, those in ``gaps`` apart.
 M8  ``log_bytes`` is the size of all entries up to ``applied_index``, those in ``gaps`` apart.
+M9  A key is listed under a lease if and only if its record is attached to that lease.
+M10 Without gaps, all changes at revisions above ``Position.history`` are kept, each under its revision, and with
+    them the state at any of these revisions can be told. While there are gaps, none is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvlog.core.entry import NO_HASH, Delete, Effect, Entry, Leader, LogEntry, Put, Request
+from kvlog.core.entry import NO_HASH, SYSTEM, Delete, Effect, Entry, Leader, LogEntry, Put, Request
 from kvlog.errors import invariant
 
 DIGEST_MODULUS = 1 << 128
@@ -35,13 +38,23 @@ REQUEST_WINDOW = 100_000
 not a time: replicas, however late, remember the same."""
 
 
+HISTORY_REVISIONS = 100_000
+"""Of how many revisions the changes are kept, if the settings do not say (M10)."""
+
+DROPPED_MAX = 2_048
+"""Revisions whose changes are dropped with one entry at most: more than an entry adds, so that it stays bounded
+after the number to keep has been lowered, too."""
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """What the store holds for a key: its value, and the revisions that made it so."""
 
-    value: str
+    value: bytes
     create: int
     revision: int
     version: int
+    content_type: str = ""
+    lease: int = 0
 
 
 class Gap(msgspec.Struct, frozen=True, array_like=True):
@@ -61,12 +74,40 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a request with an id: committed at ``revision``, or cancelled there for good."""
+    """What became of a request with an id: committed at ``revision``, or cancelled there for good.
+
+    ``failed``: it was found at ``revision`` that it could not be carried out, and why. ``created``: it has made a
+    key that was not there. ``changes``: how many keys it has written or deleted.
+    """
 
     revision: int
     index: int
     fingerprint: str
     cancelled: bool
+    failed: str = ""
+    created: bool = False
+    changes: int = 0
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """What happened to one key at a revision: its record before and after, None where there was none.
+
+    ``deleted``: if there was none before, the kept revision at which the key had been deleted; else 0. So
+    every kept change of a key leads to the one before it.
+    """
+
+    key: str
+    before: Record | None
+    after: Record | None
+    deleted: int = 0
+
+
+class Changes(msgspec.Struct, frozen=True, array_like=True):
+    """What happened at one revision, in the entry at ``index``; ``time_ms`` is the wall clock of its leader."""
+
+    index: int
+    time_ms: int
+    changes: tuple[Change, ...]
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -94,6 +135,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
         identity: the log that this store belongs to; None until it has first seen one.
         log_bytes: size of all entries ever applied, as they are in ZooKeeper (M8).
         skipped: indices of the entries that an operator had skipped, ascending.
+        history: the lowest revision whose state can still be told (M10).
     """
 
     applied_index: int = -1
@@ -106,6 +148,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     identity: Identity | None = None
     log_bytes: int = 0
     skipped: tuple[int, ...] = ()
+    history: int = 0
 
     @property
     def window(self) -> int:
@@ -118,18 +161,11 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
         return sum(gap.last - gap.first + 1 for gap in self.gaps)
 
 
-class View(Protocol):
-    """What evaluating a command may look at."""
+class Transaction(Protocol):
+    """What applying an entry does its work on; all of it takes effect together, or none."""
 
     def get(self, key: str) -> Record | None:
         """The record of a key, or None."""
-
-    def request(self, request_id: str) -> Remembered | None:
-        """What became of a request, if it is remembered."""
-
-
-class Transaction(View, Protocol):
-    """What applying an entry does its work on; all of it takes effect together, or none."""
 
     def put(self, key: str, record: Record) -> None:
         """Set the record of a key."""
@@ -137,14 +173,38 @@ class Transaction(View, Protocol):
     def delete(self, key: str) -> None:
         """Remove the record of a key that has one."""
 
+    def attach(self, lease: int, key: str) -> None:
+        """List a key under a lease (M9)."""
+
+    def detach(self, lease: int, key: str) -> None:
+        """Take a key off a lease's list."""
+
     def tombstone(self, key: str) -> int:
-        """The revision at which a key was deleted while there were gaps; 0 if it was not."""
+        """The revision of a key's last deletion, 0 if there is no tombstone of it (M5)."""
 
     def bury(self, key: str, revision: int) -> None:
-        """Leave a tombstone."""
+        """Leave a tombstone, or change the one that is there."""
+
+    def unbury(self, key: str) -> None:
+        """Remove the tombstone of a key that has one."""
 
     def clear_tombstones(self) -> None:
         """Remove all tombstones."""
+
+    def keep(self, revision: int, changes: Changes) -> None:
+        """Keep what happened at a revision (M10)."""
+
+    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
+        """Drop what is kept of the revisions up to this one, the oldest first, ``limit`` of them at most.
+
+        Returns them, each with the keys that it has deleted.
+        """
+
+    def clear_kept(self) -> None:
+        """Drop all that is kept."""
+
+    def request(self, request_id: str) -> Remembered | None:
+        """What became of a request, if it is remembered."""
 
     def remember(self, request_id: str, outcome: Remembered) -> None:
         """Note what became of a request that is not remembered yet."""
@@ -153,49 +213,41 @@ class Transaction(View, Protocol):
         """Forget the requests at revisions up to this one; returns them."""
 
 
-class Update(msgspec.Struct, frozen=True):
-    """The command "set this key to this value"."""
-
-    key: str
-    value: str
-
-
-class Settle(msgspec.Struct, frozen=True):
-    """The command "if the request with this command's id is not committed, it shall never be"."""
-
-
-Command = Update | Settle
-
-
-def fingerprint(command: Command) -> str:
-    """What tells a repetition of a request from another one under the same id."""
-    return hashlib.blake2b(msgspec.msgpack.encode(command), digest_size=16).hexdigest()
-
-
-def evaluate(view: View, command: Command, revision: int, *, request_id: str = "", check: str = "") -> Request:
-    """Turn a command into the blind effects that it has at ``revision``, given the state before it.
-
-    ``check`` is the command's fingerprint, where a client has chosen the id.
-    """
-    if isinstance(command, Settle):
-        return Request(id=request_id, cancels=True)
-    before = view.get(command.key)
-    if before is None:
-        put = Put(key=command.key, value=command.value, create=revision, version=1)
-    else:
-        put = Put(key=command.key, value=command.value, create=before.create, version=before.version + 1)
-    return Request(id=request_id, fingerprint=check, effects=(put,))
-
-
 def record_after(effect: Effect, revision: int) -> Record | None:
     """The record of the effect's key once the effect is applied."""
     if isinstance(effect, Delete):
         return None
-    return Record(value=effect.value, create=effect.create, revision=revision, version=effect.version)
+    return Record(
+        value=effect.data,
+        create=effect.create,
+        revision=revision,
+        version=effect.version,
+        content_type=effect.content_type,
+        lease=effect.lease,
+    )
 
 
-def apply_entry(transaction: Transaction, position: Position, item: LogEntry) -> Position:
-    """Apply the entry after ``position``; returns the position after it."""
+def outcome_of(request: Request, revision: int, index: int) -> Remembered:
+    """What becomes of a request that is committed at ``revision``."""
+    own = [effect for effect in request.effects if not effect.key.startswith(SYSTEM)]
+    return Remembered(
+        revision,
+        index,
+        request.fingerprint,
+        request.cancels,
+        request.failed,
+        created=any(isinstance(effect, Put) and effect.create == revision for effect in own),
+        changes=len(own),
+    )
+
+
+def apply_entry(
+    transaction: Transaction, position: Position, item: LogEntry, *, history: int = HISTORY_REVISIONS
+) -> Position:
+    """Apply the entry after ``position``; returns the position after it.
+
+    ``history``: of how many revisions the changes are kept (M10).
+    """
     entry = item.entry
     invariant(item.index == position.applied_index + 1, f"{item.index} applied after {position}")
     invariant(
@@ -207,10 +259,10 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
     if entry.first_revision > position.revision + 1:  # what was missed has made ids forgotten that come again here
         digest -= _forget(transaction, entry.first_revision - 1 - position.window)
     for revision, request in enumerate(entry.requests, start=entry.first_revision):
-        for effect in request.effects:
-            if isinstance(effect, Delete) and position.gaps:
-                transaction.bury(effect.key, revision)
-            digest = _write(transaction, effect, revision, digest)
+        if position.gaps:
+            digest += _write_over_gaps(transaction, request, revision)
+        else:
+            digest += _write_and_keep(transaction, request, revision, item)
         digest += _remember(transaction, request, revision, item.index)
     digest -= _forget(transaction, last_revision - position.window)
     gaps = position.gaps
@@ -227,6 +279,9 @@ def apply_entry(transaction: Transaction, position: Position, item: LogEntry) ->
         gaps=gaps,
         log_bytes=position.log_bytes + len(item.data),
         skipped=_skipped(position, item),
+        history=position.history
+        if gaps
+        else _trim_history(transaction, position.history, last_revision - history),
     )
 
 
@@ -243,7 +298,7 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
             before = transaction.get(effect.key)
             latest = max(before.revision if before else 0, transaction.tombstone(effect.key))
             if latest <= revision:  # equal: an effect of this same request has come before
-                digest = _write(transaction, effect, revision, digest)
+                digest += _write(transaction, effect, before, record_after(effect, revision))
     rest = msgspec.structs.replace(
         gap,
         first=item.index + 1,
@@ -262,6 +317,7 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
         gaps=gaps,
         log_bytes=position.log_bytes + len(item.data),
         skipped=_skipped(position, item),
+        history=position.history if gaps else last_revision,
     )
     if item.index == position.applied_index:  # nothing came after the gap: it ends where the log ends
         filled = msgspec.structs.replace(filled, hash=item.hash)
@@ -272,8 +328,11 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
     return filled
 
 
-def open_gap(position: Position, last: int) -> Position:
+def open_gap(transaction: Transaction, position: Position, last: int) -> Position:
     """Declare all entries after ``position`` up to ``last`` as missed, and stand behind them."""
+    if not position.gaps:  # M5, M10
+        transaction.clear_kept()
+        transaction.clear_tombstones()
     first = position.applied_index + 1
     invariant(first <= last, f"no gap between {first} and {last}")
     gaps = position.gaps
@@ -312,7 +371,7 @@ def _remember(transaction: Transaction, request: Request, revision: int, index: 
         # Only where a gap is filled: its id was forgotten and used again behind the gap.
         invariant(before.revision > revision, f"request {request.id} is there at {before} and {revision}")
         return 0
-    outcome = Remembered(revision, index, request.fingerprint, request.cancels)
+    outcome = outcome_of(request, revision, index)
     transaction.remember(request.id, outcome)
     return digest_of_request(request.id, outcome)
 
@@ -341,15 +400,62 @@ def _digest_text(digest: int) -> str:
     return f"{digest % DIGEST_MODULUS:032x}"
 
 
-def _write(transaction: Transaction, effect: Effect, revision: int, digest: int) -> int:
-    """Carry out one effect; returns the digest after it."""
-    before = transaction.get(effect.key)
-    after = record_after(effect, revision)
-    if before is not None:
-        digest -= digest_of(effect.key, before)
-    if after is not None:
-        digest += digest_of(effect.key, after)
-        transaction.put(effect.key, after)
-    elif before is not None:
-        transaction.delete(effect.key)
+def _write_and_keep(transaction: Transaction, request: Request, revision: int, item: LogEntry) -> int:
+    """Carry out a request, and keep what it has changed (M10); returns what that adds to the digest."""
+    digest = 0
+    changes = []
+    last = {effect.key: effect for effect in request.effects}  # of several on one key, only the last one is seen
+    for effect in last.values():
+        before, after, deleted = transaction.get(effect.key), record_after(effect, revision), 0
+        if before is None and after is None:
+            continue
+        digest += _write(transaction, effect, before, after)
+        if before is None and (deleted := transaction.tombstone(effect.key)):
+            transaction.unbury(effect.key)
+        elif after is None:
+            transaction.bury(effect.key, revision)
+        changes.append(Change(effect.key, before, after, deleted))
+    if changes:
+        transaction.keep(revision, Changes(item.index, item.entry.time_ms, tuple(changes)))
     return digest
+
+
+def _write_over_gaps(transaction: Transaction, request: Request, revision: int) -> int:
+    """Carry out a request while entries before it are missing (M5); returns what that adds to the digest."""
+    digest = 0
+    for effect in request.effects:
+        if isinstance(effect, Delete):
+            transaction.bury(effect.key, revision)
+        digest += _write(transaction, effect, transaction.get(effect.key), record_after(effect, revision))
+    return digest
+
+
+def _write(transaction: Transaction, effect: Effect, before: Record | None, after: Record | None) -> int:
+    """Carry out one effect; returns what that adds to the digest."""
+    key, digest = effect.key, 0
+    if before is not None:
+        digest -= digest_of(key, before)
+    if after is not None:
+        digest += digest_of(key, after)
+        transaction.put(key, after)
+    elif before is not None:
+        transaction.delete(key)
+    lease_before, lease_after = before.lease if before else 0, after.lease if after else 0
+    if lease_before != lease_after:  # M9
+        if lease_before:
+            transaction.detach(lease_before, key)
+        if lease_after:
+            transaction.attach(lease_after, key)
+    return digest
+
+
+def _trim_history(transaction: Transaction, history: int, revision: int) -> int:
+    """Drop the changes up to a revision; returns the lowest revision whose state can be told then (M10)."""
+    if revision <= history:
+        return history
+    dropped = transaction.drop(revision, DROPPED_MAX)
+    for at, deleted in dropped:
+        for key in deleted:
+            if transaction.tombstone(key) == at:
+                transaction.unbury(key)
+    return dropped[-1][0] if len(dropped) == DROPPED_MAX else revision

@@ -21,15 +21,19 @@ from kvlog.core import events as ev
 from kvlog.core import installing, retention
 from kvlog.core.conduct import Conduct
 from kvlog.core.entry import LogEntry
-from kvlog.core.machine import Position, View
+from kvlog.core.evaluate import View
+from kvlog.core.machine import Position
 from kvlog.core.questions import RETRY_S
 from kvlog.core.recovery import short_log, wrong_log
 from kvlog.core.role import Input, Role
 from kvlog.core.skipping import has_applied_what_was_skipped, skipped_elsewhere
 from kvlog.core.standing import About
 from kvlog.core.status import Status, status_of
-from kvlog.core.values import NodeSettings, Refused
+from kvlog.core.values import NodeSettings, Path, Redirect, Refused
 from kvlog.errors import BadEntry, WrongLog
+
+TRANSFER_S = 8.0
+"""How long letting another node lead may take."""
 
 POLL_S = 1.0
 """How often the tail, the candidates and the members are read, whatever watches and pushes said: the net
@@ -41,6 +45,7 @@ class Node(Conduct):
 
     def __init__(self, settings: NodeSettings, store: View, position: Position) -> None:
         super().__init__(settings, store, position)
+        self._read_because = Path.POLL
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Tick: self._on_tick,
             ev.Failed: self._on_failed,
@@ -48,7 +53,7 @@ class Node(Conduct):
             ev.SessionSuspended: self._on_disconnected,
             ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
-            ev.SegmentChanged: lambda event: self.cursor.saw(event.tail_index),
+            ev.SegmentChanged: lambda event: self._told(event.tail_index, Path.WATCH),
             ev.EntriesRead: self._on_entries_read,
             ev.Appended: self._on_appended,
             ev.AppendFenced: self._on_append_fenced,
@@ -59,6 +64,9 @@ class Node(Conduct):
             ev.PushAnswered: self._on_push_answered,
             ev.PushFailed: lambda event: self.leadership.replicator.failed(event.node_id, self._now),
             ev.WriteSubmitted: self._on_write_submitted,
+            ev.ReadSubmitted: self._on_read_submitted,
+            ev.LeasesListed: self._on_leases_listed,
+            ev.TransferRequested: self._on_transfer_requested,
             ev.CatchupRequested: self._on_catchup_requested,
             ev.RemovalRequested: self._on_removal_requested,
             ev.SkipRequested: self._on_skip_requested,
@@ -88,6 +96,8 @@ class Node(Conduct):
         self._out += self.leadership.expire(self._now, self.cursor)
         self._out += self._parking.expire(self._now, self.standing.why_nobody_leads)
         self._out += self._pushes.expire(self._now, self.cursor)
+        connected, halted = self.standing.connected, str(self.halted or "")
+        self._out += self._reads.expire(self._now, self.cursor, connected=connected, halted=halted)
         if self.standing.connected and self._now >= self._poll_at:
             self._poll_at = self._now + POLL_S
             self._out += self.standing.refresh()
@@ -160,6 +170,7 @@ class Node(Conduct):
         if (skipped := has_applied_what_was_skipped(self.cursor.position, event.skips)) is not None:
             self._out.append(do.Exit(WrongLog.exit_code, skipped_elsewhere(skipped)))
             return
+        self._told(event.tail_index, Path.POLL)
         self.cursor.observe(
             event.tail_index, event.asked_at, confirmed=event.confirmed, first_index=event.first_index
         )
@@ -171,8 +182,15 @@ class Node(Conduct):
         if not event.confirmed:
             return
         self._skipping.tail_confirmed(event.asked_at)
+        self._reads.tail_confirmed(event.tail_index, event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
+
+    def _told(self, tail_index: int, by: Path) -> None:
+        """The log goes on up to ``tail_index``, as has become known in this way."""
+        if tail_index > self.cursor.tail_index:
+            self._read_because = by
+        self.cursor.saw(tail_index)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
         self._questions.answered(do.ReadEntries)  # skipping may have asked
@@ -180,15 +198,16 @@ class Node(Conduct):
             self.cursor.read_failed()  # it may have been asked for before the node halted
             self._skipping.read(event, self.cursor, self._wall_ms)
             return
+        path = self._read_because if self.recovery.finished else Path.REPLAY
         for item in self.cursor.read_done(event.first_index, event.entries):
-            self._entry_seen(item)
+            self._entry_seen(item, path)
         if self.cursor.bad is not None:
             raise self.cursor.bad
 
     def _on_appended(self, event: ev.Appended) -> None:
         item = self.leadership.appended(event, self.cursor)
         if item is not None:
-            self._entry_seen(item)
+            self._entry_seen(item, Path.APPEND)
 
     def _on_append_fenced(self, event: ev.AppendFenced) -> None:
         if not self.leadership.awaits(event.batch_id):
@@ -210,6 +229,7 @@ class Node(Conduct):
         position = event.position
         installed = self.installing.installed(self._now)
         self.cursor.applied(position)
+        self.arrivals.applied(position.applied_index, self._wall_ms)
         self.leadership.writer.applied(position.applied_index)
         if installed:
             self._out += installed
@@ -224,8 +244,11 @@ class Node(Conduct):
             ):
                 self._resume(self.halted.index, "which the node has applied whose store this is now")
 
-    def _entry_seen(self, item: LogEntry) -> None:
+    def _entry_seen(self, item: LogEntry, path: Path) -> None:
         """The next entry of the log is known, by whichever way it came."""
+        self.arrivals.came(item, path, self._wall_ms)
+        if self.role is Role.LEADER:
+            self.leadership.leases.seen(item.entry, self._now)
         self._out += self.leadership.writer.entry_seen(item)
         if item.entry.leader is not None:
             self.standing.learn_leader(item.entry.leader, item.entry.epoch)
@@ -251,7 +274,7 @@ class Node(Conduct):
             if complaint:
                 self._out.append(do.Note(complaint))
             for item in items:
-                self._entry_seen(item)
+                self._entry_seen(item, Path.PUSH)
         self._out += self._pushes.answer_when_applied(event.token, last, self._now, self.cursor)
 
     def _on_push_answered(self, event: ev.PushAnswered) -> None:
@@ -267,6 +290,24 @@ class Node(Conduct):
             self.standing.hurry()
             self._out += self.standing.refresh()
         self._out += self._parking.park(event)
+
+    def _on_read_submitted(self, event: ev.ReadSubmitted) -> None:
+        self._out += self._reads.submit(event, self.cursor, self._now)
+
+    def _on_leases_listed(self, event: ev.LeasesListed) -> None:
+        if self.role is Role.LEADER:
+            self.leadership.leases.listed(event.leases, self._now)
+
+    def _on_transfer_requested(self, event: ev.TransferRequested) -> None:
+        leader = self.standing.leader
+        if self.role is not Role.LEADER:
+            answer = Redirect(*leader) if leader else Refused("no node leads; see /v1/status")
+            self._out.append(do.Reply(event.token, answer))
+        elif len(self.standing.candidates) < 2:  # noqa: PLR2004 - this one and another
+            reason = "no other node stands for election: none is up, or none is ready; see /v1/status"
+            self._out.append(do.Reply(event.token, Refused(reason)))
+        else:
+            self._transfer = (event.token, self._now + TRANSFER_S)
 
     def _on_catchup_requested(self, event: ev.CatchupRequested) -> None:
         if self.role is Role.HALTED:
@@ -311,5 +352,7 @@ class Node(Conduct):
             installing=self.installing,
             retention=self.retention,
             replicas=self.leadership.replicator.report() if self.role is Role.LEADER else {},
+            last_arrival=self.arrivals.last,
+            leases=len(self.leadership.leases),
             now=now,
         )

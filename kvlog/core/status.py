@@ -12,7 +12,7 @@ from kvlog.core.recovery import Recovery
 from kvlog.core.retention import Retention
 from kvlog.core.role import Role
 from kvlog.core.standing import Standing
-from kvlog.core.values import Member, Replica
+from kvlog.core.values import Arrival, Member, Replica
 from kvlog.errors import BadEntry
 
 READY_STALENESS_MS = 3_000
@@ -27,7 +27,8 @@ class Status:
     node last had everything up to a tail that it had seen, None if it never had. ``halted_at`` is the index of the
     entry that could not be applied. ``first_index`` is where the log begins, ``log_weight`` about what it takes of
     ZooKeeper's memory in bytes, ``registered`` whom the cluster counts on, ``held_index`` what a majority of them
-    holds for certain. ``not_ready`` is the reason why the node is not ready, empty if it is.
+    holds for certain. ``last_arrival`` is how the last entry has come here, ``leases`` how many leases this node
+    keeps the time of. ``not_ready`` is the reason why the node is not ready, empty if it is.
     """
 
     role: Role
@@ -45,6 +46,8 @@ class Status:
     log_weight: int
     registered: tuple[Replica, ...]
     held_index: int
+    last_arrival: Arrival | None
+    leases: int
     not_ready: str
 
 
@@ -58,6 +61,8 @@ def status_of(
     installing: Installing,
     retention: Retention,
     replicas: dict[str, str],
+    last_arrival: Arrival | None,
+    leases: int,
     now: float,
 ) -> Status:
     """Put together what the parts of a node know at the monotonic time ``now``."""
@@ -80,6 +85,8 @@ def status_of(
         log_weight=retention.log_weight(cursor),
         registered=retention.replicas,
         held_index=retention.held_by_majority,
+        last_arrival=last_arrival,
+        leases=leases,
         not_ready=why_not_ready(
             role,
             halted=str(halted or ""),

@@ -103,15 +103,19 @@ class Reach(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The write is in the log. ``replicas`` maps the members that keep up or lagged to what is known.
+    """The request is in the log. ``replicas`` maps the members that keep up or lagged to what is known.
 
-    ``repeated``: an earlier request with the same id put it there.
+    ``repeated``: an earlier request with the same id put it there. ``failed``: as of ``revision`` it could not be
+    carried out, one of the values of commands.Failure; for the rest see machine.Remembered.
     """
 
     revision: int
     index: int
     replicas: dict[str, str]
     repeated: bool = False
+    failed: str = ""
+    created: bool = False
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,40 @@ class PushAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """What a read has waited for is applied here."""
+
+    applied_index: int
+
+
+class Path(StrEnum):
+    """How an entry has come to a node."""
+
+    APPEND = "append"  # it has written the entry itself
+    PUSH = "push"  # the leader has pushed it
+    WATCH = "watch"  # the watch on the segment has told of it
+    POLL = "poll"  # the poll has, because neither push nor watch did
+    REPLAY = "replay"  # it was there before the node
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How and when an entry came to this node.
+
+    ``written_ms`` is the clock of the leader that wrote it, ``came_ms`` and ``applied_ms`` are this machine's.
+    The last one is None as long as the entry is not applied.
+    """
+
+    index: int
+    first_revision: int
+    last_revision: int
+    path: Path
+    written_ms: int
+    came_ms: int
+    applied_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """An operator's request has been carried out."""
 
@@ -180,4 +218,4 @@ class Done:
 
 
 Outcome = Committed | Settled | Rejected | Refused | Unknown
-Answer = Outcome | Redirect | PushAnswer | Done
+Answer = Outcome | Redirect | PushAnswer | Reached | Done

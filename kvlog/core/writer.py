@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from kvlog.core.commands import KeepAlive, Settle, fingerprint
 from kvlog.core.effects import Append, Effect, Reply
 from kvlog.core.entry import (
     ENTRY_BYTES_MAX,
@@ -27,21 +28,15 @@ from kvlog.core.entry import (
     Entry,
     Leader,
     LogEntry,
+    Request,
     encode_entry,
     encode_request,
 )
+from kvlog.core.evaluate import View, evaluate
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import (
-    Position,
-    Record,
-    Remembered,
-    Settle,
-    View,
-    evaluate,
-    fingerprint,
-    record_after,
-)
+from kvlog.core.machine import Position, Record, Remembered, outcome_of, record_after
 from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
+from kvlog.errors import invariant
 
 QUEUE_MAX = 1_024
 """Writes that may wait for their append; more than that are refused. Each holds a thread of the server, so
@@ -51,18 +46,21 @@ BATCH_WRITES_MAX = 512
 """Writes in one entry, so that one entry never holds up the store or a push for long."""
 
 
+NOBODY = 0
+"""The token of the leader's own writes, whose answer nobody waits for."""
+
+
 @dataclass(slots=True)
 class Landing:
     """A write, and what it will be answered once the entry at ``index`` is in the log.
 
-    ``repeated``: that entry holds an earlier request with its id; ``cancelled``: it holds the cancellation.
+    ``repeated``: that entry holds an earlier request with its id.
     """
 
     write: WriteSubmitted
-    revision: int
+    outcome: Remembered
     index: int
     repeated: bool = False
-    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -77,12 +75,32 @@ class Batch:
     expired: set[int] = field(default_factory=set)  # tokens of writes that were answered "unknown"
 
 
+@dataclass(slots=True)
+class _Forming:
+    """The entry that is being formed: its index, the revision of the next request, and the room that is left."""
+
+    index: int
+    revision: int
+    room: int = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
+    requests: list[bytes] = field(default_factory=list)
+    landings: list[Landing] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the entry at ``index`` makes of a key at ``revision``."""
+
+    index: int
+    revision: int
+    record: Record | None
+
+
 class _Pending:
     """The state as it will be once all entries are applied: the store under what is not applied yet (W5)."""
 
     def __init__(self, store: View) -> None:
         self._store = store
-        self._records: dict[str, tuple[int, Record | None]] = {}
+        self._records: dict[str, _Written] = {}
         self._requests: dict[str, Remembered] = {}
 
     def request(self, request_id: str) -> Remembered | None:
@@ -92,16 +110,27 @@ class _Pending:
         self._requests[request_id] = outcome
 
     def get(self, key: str) -> Record | None:
-        if key in self._records:
-            return self._records[key][1]
-        return self._store.get(key)
+        written = self._records.get(key)
+        return self._store.get(key) if written is None else written.record
 
-    def put(self, key: str, index: int, record: Record | None) -> None:
-        self._records[key] = (index, record)
+    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
+        found = [key for key, written in self._records.items() if written.record and written.record.lease == lease]
+        applied = self._store.attached(lease, limit + len(self._records))
+        return (*found, *(key for key in applied if key not in self._records))[:limit]
+
+    def changed_since(self, prefix: str, revision: int) -> bool:
+        pending = self._records.items()
+        if any(written.revision > revision and key.startswith(prefix) for key, written in pending):
+            return True
+        return self._store.changed_since(prefix, revision)
+
+    def write(self, request: Request, revision: int, index: int) -> None:
+        for effect in request.effects:
+            self._records[effect.key] = _Written(index, revision, record_after(effect, revision))
 
     def applied(self, index: int) -> None:
         if self._records:
-            self._records = {key: held for key, held in self._records.items() if held[0] > index}
+            self._records = {key: held for key, held in self._records.items() if held.index > index}
         if self._requests:
             self._requests = {name: held for name, held in self._requests.items() if held.index > index}
 
@@ -151,45 +180,61 @@ class Writer:
     ) -> list[Effect]:
         """Form the next entry of what is waiting, at ``index`` after ``revision`` and ``log_bytes``.
 
-        Nothing if there is nothing; answers to requests that are known already.
+        Nothing if there is nothing; answers to requests that are known already. What only has to be confirmed may
+        make an entry without requests.
         """
         effects: list[Effect] = []
         if self.in_flight or self.unresolved:
             return effects
-        requests: list[bytes] = []
-        landings: list[Landing] = []
-        room = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
-        while self.queue and len(requests) < BATCH_WRITES_MAX:
-            write, at = self.queue[0], revision + 1 + len(requests)
+        forming = _Forming(index, revision + 1)
+        while self.queue and len(forming.requests) < BATCH_WRITES_MAX:
+            write = self.queue[0]
             known = self._pending.request(write.request_id) if write.request_id else None
             if known is not None:
-                self.queue.popleft()
-                answer = _repetition(write, known)
-                if isinstance(answer, Rejected):
-                    effects.append(Reply(write.token, answer))
-                elif known.index == index:
-                    landings.append(answer)
-                else:
-                    effects += self._land(answer)
-                continue
-            check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
-            request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
-            encoded = encode_request(request)
-            room -= len(encoded) + 1
-            if room < 0:
+                effects += self._repeat(write, known, forming)
+            elif not self._take_in(write, forming):
                 break
-            for effect in request.effects:
-                self._pending.put(effect.key, index, record_after(effect, at))
-            if request.id:
-                self._pending.remember(request.id, Remembered(at, index, check, request.cancels))
-            requests.append(encoded)
-            landings.append(Landing(self.queue.popleft(), at, index, cancelled=request.cancels))
-        if requests:
+            self.queue.popleft()
+        if forming.landings:
             header = self._header(epoch, prev_hash, revision + 1, wall_ms)
-            data = encode_entry(header, tuple(requests))
-            self.in_flight = Batch(header.batch_id, epoch, index, data, landings)
+            data = encode_entry(header, tuple(forming.requests))
+            self.in_flight = Batch(header.batch_id, epoch, index, data, forming.landings)
             effects.append(Append(fence, header.batch_id, index, data, log_bytes + len(data)))
         return effects
+
+    def _repeat(self, write: WriteSubmitted, known: Remembered, forming: _Forming) -> list[Reply]:
+        """Answer a request whose id is known (W6), or let it land with the entry that holds the first one."""
+        answer = _repetition(write, known)
+        if isinstance(answer, Rejected):
+            return [Reply(write.token, answer)]
+        if known.index == forming.index:
+            forming.landings.append(answer)
+            return []
+        return self._land(answer)
+
+    def _take_in(self, write: WriteSubmitted, forming: _Forming) -> bool:
+        """Evaluate a write into the entry that forms; False if there is no room for it."""
+        at, index = forming.revision, forming.index
+        check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
+        request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
+        if isinstance(write.command, KeepAlive):  # it needs an entry behind it, and leaves nothing there (E2)
+            forming.landings.append(Landing(write, outcome_of(request, at - 1, index), index))
+            return True
+        if write.token == NOBODY and request.failed:
+            return True
+        encoded = encode_request(request)
+        forming.room -= len(encoded) + 1
+        if forming.room < 0 and forming.requests:
+            return False
+        invariant(forming.room >= 0, f"a request of {len(encoded)} bytes was let in")
+        outcome = outcome_of(request, at, index)
+        self._pending.write(request, at, index)
+        if request.id:
+            self._pending.remember(request.id, outcome)
+        forming.requests.append(encoded)
+        forming.landings.append(Landing(write, outcome, index))
+        forming.revision += 1
+        return True
 
     def barrier(
         self,
@@ -339,16 +384,25 @@ class Writer:
 def _repetition(write: WriteSubmitted, known: Remembered) -> Landing | Rejected:
     """What a request is answered whose id is known (W6)."""
     if isinstance(write.command, Settle):
-        return Landing(write, known.revision, known.index, repeated=True, cancelled=known.cancelled)
+        return Landing(write, known, known.index, repeated=True)
     if known.cancelled:
         return Rejected(Clash.CANCELLED, f"request {write.request_id} was cancelled at revision {known.revision}")
     if known.fingerprint and known.fingerprint != fingerprint(write.command):
         return Rejected(Clash.REUSED, f"the id {write.request_id} belongs to another request")
-    return Landing(write, known.revision, known.index, repeated=True)
+    return Landing(write, known, known.index, repeated=True)
 
 
 def _reply(landing: Landing, replicas: dict[str, str]) -> Reply:
-    write = landing.write
+    write, outcome = landing.write, landing.outcome
     if isinstance(write.command, Settle):
-        return Reply(write.token, Settled(landing.cancelled, landing.revision, landing.index))
-    return Reply(write.token, Committed(landing.revision, landing.index, replicas, landing.repeated))
+        return Reply(write.token, Settled(outcome.cancelled, outcome.revision, landing.index))
+    answer = Committed(
+        outcome.revision,
+        landing.index,
+        replicas,
+        landing.repeated,
+        outcome.failed,
+        outcome.created,
+        outcome.changes,
+    )
+    return Reply(write.token, answer)

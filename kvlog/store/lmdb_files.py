@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import lmdb
@@ -26,14 +27,20 @@ MAP_BYTES = 64 * 1024**3
 READERS_MAX = 512
 """Threads that may read at a time; the server has far fewer."""
 
-FORMAT = 2
+FORMAT = 3
 
-TABLES = ("data", "tombstones", "meta", "requests", "revisions")
+TABLES = ("data", "tombstones", "meta", "requests", "revisions", "changes", "attached")
 
 POSITION = b"position"
 FORMAT_KEY = b"format"
 
 SEAL_BYTES = 4
+
+NUMBER_BYTES = 8
+"""A revision or a lease within a key: in the order of the bytes, the lowest is first."""
+
+HASH_BYTES = 16
+"""A key within a key that has to hold more than that: its BLAKE2b-128."""
 
 NOT_DAMAGE = (
     lmdb.MapFullError,
@@ -56,7 +63,8 @@ class Files:
     """An open environment and its tables.
 
     ``requests`` maps the id of a remembered request to its outcome, ``revisions`` the revision of that outcome
-    (eight bytes, so that the oldest one is first) to the id.
+    to the id. ``changes`` has a row for each key that was changed at a kept revision, under the revision and the
+    key's hash; ``attached`` the keys of each lease, under the lease and the key's hash.
 
     Nothing closes an environment that others may still read: each of its transactions holds a reference to it,
     and the last one that goes closes it.
@@ -69,6 +77,8 @@ class Files:
     meta: lmdb._Database
     requests: lmdb._Database
     revisions: lmdb._Database
+    changes: lmdb._Database
+    attached: lmdb._Database
 
     def position(self, transaction: lmdb.Transaction[bytes]) -> Position:
         """Where the store stands in the state that the transaction sees."""
@@ -79,9 +89,17 @@ class Files:
 
     def record(self, transaction: lmdb.Transaction[bytes], key: str) -> Record | None:
         """The record of a key, or None."""
+        if not key:
+            return None  # LMDB knows no empty keys
         name = key.encode()
         data = transaction.get(name, db=self.data)
         return None if data is None else records.decode(self.unseal(name, data))
+
+    def tombstone(self, transaction: lmdb.Transaction[bytes], key: str) -> int:
+        """The revision of a key's last deletion, 0 if there is no tombstone of it."""
+        name = key.encode()
+        data = transaction.get(name, db=self.tombstones) if name else None
+        return 0 if data is None else int(bytes(self.unseal(name, data)))
 
     def outcome(self, transaction: lmdb.Transaction[bytes], request_id: bytes) -> Remembered | None:
         """What became of a request, if it is remembered."""
@@ -103,6 +121,16 @@ class Files:
 def seal(key: bytes, body: bytes) -> bytes:
     """A value as it is stored under ``key``."""
     return zlib.crc32(body, zlib.crc32(key)).to_bytes(SEAL_BYTES, "big") + body
+
+
+def number_key(number: int) -> bytes:
+    """A revision or a lease as a key, or as the beginning of one."""
+    return number.to_bytes(NUMBER_BYTES, "big")
+
+
+def hashed_key(number: int, name: bytes) -> bytes:
+    """The key of what belongs to a revision or lease and to a key of the store."""
+    return number.to_bytes(NUMBER_BYTES, "big") + blake2b(name, digest_size=HASH_BYTES).digest()
 
 
 def open_files(directory: Path, *, create: bool) -> Files:

@@ -14,25 +14,36 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-import lmdb
 import msgspec
 
 from kvlog.core.entry import LogEntry
-from kvlog.core.machine import Identity, Position, Record, Remembered, apply_entry, fill_entry, open_gap
-from kvlog.errors import StoreDamaged, StoreFailure, invariant
+from kvlog.core.machine import (
+    HISTORY_REVISIONS,
+    Identity,
+    Position,
+    Record,
+    Remembered,
+    apply_entry,
+    fill_entry,
+    open_gap,
+)
+from kvlog.errors import GapsInHistory, StoreFailure, invariant
+from kvlog.ports import Kept, Page, Versions
 from kvlog.store.directories import OLD, remove, swap_in, sync_directory
 from kvlog.store.lmdb_copy import Pace, StoreCopy
 from kvlog.store.lmdb_files import (
     POSITION,
-    Files,
     encoder,
     guarded,
+    number_key,
     open_files,
     outcomes,
     records,
     seal,
 )
-from kvlog.store.lmdb_verify import REVISION_BYTES
+from kvlog.store.lmdb_history import History, check_told
+from kvlog.store.lmdb_pages import Range
+from kvlog.store.lmdb_transaction import LmdbTransaction
 
 _USUAL = Pace()
 
@@ -44,13 +55,16 @@ def _nothing() -> None:
 class LmdbStore:
     """See the module's docstring. ``directories.settle_files`` comes before it.
 
+    ``history``: of how many revisions the changes are kept (M10).
+
     Raises:
         StoreFailure: the directory holds no store that this version can read, or the disk fails.
         StoreDamaged: from every method: what was read is not what was written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, history: int = HISTORY_REVISIONS) -> None:
         self._directory = directory
+        self._history = history
         self._copies: weakref.WeakSet[StoreCopy] = weakref.WeakSet()
         self._copies_lock = threading.Lock()
         with guarded(directory):
@@ -77,11 +91,72 @@ class LmdbStore:
         with guarded(self._directory), files.environment.begin() as transaction:
             return files.outcome(transaction, request_id.encode())
 
-    def read(self, key: str) -> tuple[Record | None, Position]:
+    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
+        """See evaluate.View. In no order that means anything."""
+        files = self._files
+        if not 0 < lease < 1 << 64:
+            return ()
+        found: list[str] = []
+        with guarded(self._directory), files.environment.begin() as transaction:
+            of_lease = number_key(lease)
+            with transaction.cursor(files.attached) as cursor:
+                more = cursor.set_range(of_lease)
+                while more and len(found) < limit and cursor.key().startswith(of_lease):
+                    found.append(str(files.unseal(*cursor.item()), "utf-8"))
+                    more = cursor.next()
+        return tuple(found)
+
+    def changed_since(self, prefix: str, revision: int) -> bool:
+        """See evaluate.View."""
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            return History(files, transaction).changed_since(files.position(transaction), prefix, revision)
+
+    def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""
         files = self._files
         with guarded(self._directory), files.environment.begin() as transaction:
-            return files.record(transaction, key), files.position(transaction)
+            position = files.position(transaction)
+            if at is None:
+                return files.record(transaction, key), position
+            check_told(position, at)
+            return History(files, transaction).record_at(key, at), position
+
+    def page(self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None) -> Page:
+        """See ports.Store."""
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            position = files.position(transaction)
+            if at is not None:
+                check_told(position, at)
+            keys = Range(files, transaction, prefix, start)
+            return keys.page(position, limit=limit, bytes_max=bytes_max, at=at)
+
+    def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
+        """See ports.Store."""
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            position = files.position(transaction)
+            if at is not None:
+                check_told(position, at)
+            return Range(files, transaction, prefix).count(at), position
+
+    def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
+        """See ports.Store."""
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            position = files.position(transaction)
+            check_told(position, after)
+            return History(files, transaction).kept(position, after, limit, bytes_max)
+
+    def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
+        """See ports.Store."""
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            position = files.position(transaction)
+            if position.gaps:
+                raise GapsInHistory(position.missed_entries)
+            return History(files, transaction).versions(position, key, before, limit)
 
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """See ports.Store."""
@@ -117,50 +192,51 @@ class LmdbStore:
 
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """See ports.Store."""
-        step = fill_entry if fill else apply_entry
-        files = self._files
-        with guarded(self._directory), files.environment.begin(write=True) as transaction:
-            position = files.position(transaction)
-            view = _Transaction(transaction, files)
+
+        def applied(transaction: LmdbTransaction, position: Position) -> Position:
             for item in entries:
-                position = step(view, position, item)
-            _write_position(files, transaction, position)
-        return position
+                if fill:
+                    position = fill_entry(transaction, position, item)
+                else:
+                    position = apply_entry(transaction, position, item, history=self._history)
+            return position
+
+        return self._change(applied)
 
     def skip_to(self, index: int) -> Position:
         """See ports.Store."""
-        return self._move(lambda before: open_gap(before, index))
+        return self._change(lambda transaction, position: open_gap(transaction, position, index))
 
     def adopt(self, identity: Identity) -> Position:
         """See ports.Store."""
 
-        def adopted(before: Position) -> Position:
+        def adopted(_: LmdbTransaction, before: Position) -> Position:
             invariant(before.identity in (None, identity), f"{before.identity} adopts {identity}")
             return msgspec.structs.replace(before, identity=identity)
 
-        return self._move(adopted)
+        return self._change(adopted)
 
     def rebase(self, identity: Identity, applied_index: int) -> Position:
         """Let the store stand at an index of another log, which is to begin behind it; for operators' tools.
 
-        What it holds, its revision and its hash stay. Its epoch goes: it is a zxid of the other log's ensemble,
-        and the new one's may count from the beginning. The node must not run.
+        What it holds, its history, its revision and its hash stay. Its epoch goes: it is a zxid of the other log's
+        ensemble, and the new one's may count from the beginning. The node must not run.
         """
 
-        def rebased(before: Position) -> Position:
+        def rebased(_: LmdbTransaction, before: Position) -> Position:
             invariant(not before.gaps, f"a stale store is made the beginning of a log: {before}")
             invariant(applied_index > before.applied_index, f"{before} rebased to {applied_index}")
             return msgspec.structs.replace(
                 before, identity=identity, applied_index=applied_index, epoch=0, leader=None
             )
 
-        return self._move(rebased)
+        return self._change(rebased)
 
-    def _move(self, step: Callable[[Position], Position]) -> Position:
+    def _change(self, step: Callable[[LmdbTransaction, Position], Position]) -> Position:
         files = self._files
         with guarded(self._directory), files.environment.begin(write=True) as transaction:
-            position = step(files.position(transaction))
-            _write_position(files, transaction, position)
+            position = step(LmdbTransaction(files, transaction), files.position(transaction))
+            transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
         return position
 
     def sync(self) -> Position:
@@ -205,66 +281,3 @@ class LmdbStore:
         with guarded(self._directory):
             self._files.environment.sync(True)
             self._files.environment.close()
-
-
-class _Transaction:
-    """What applying entries works on (machine.Transaction)."""
-
-    def __init__(self, transaction: lmdb.Transaction[bytes], files: Files) -> None:
-        self._transaction = transaction
-        self._files = files
-
-    def get(self, key: str) -> Record | None:
-        return self._files.record(self._transaction, key)
-
-    def request(self, request_id: str) -> Remembered | None:
-        return self._files.outcome(self._transaction, request_id.encode())
-
-    def put(self, key: str, record: Record) -> None:
-        self._put(self._files.data, key.encode(), encoder.encode(record))
-
-    def delete(self, key: str) -> None:
-        self._transaction.delete(key.encode(), db=self._files.data)
-
-    def tombstone(self, key: str) -> int:
-        name = key.encode()
-        data = self._transaction.get(name, db=self._files.tombstones)
-        return 0 if data is None else int(bytes(self._files.unseal(name, data)))
-
-    def bury(self, key: str, revision: int) -> None:
-        self._put(self._files.tombstones, key.encode(), str(revision).encode())
-
-    def clear_tombstones(self) -> None:
-        self._transaction.drop(self._files.tombstones, delete=False)
-
-    def remember(self, request_id: str, outcome: Remembered) -> None:
-        name = request_id.encode()
-        self._put(self._files.requests, name, encoder.encode(outcome))
-        self._transaction.put(_revision_key(outcome.revision), name, db=self._files.revisions)
-
-    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
-        forgotten = []
-        with self._transaction.cursor(db=self._files.revisions) as oldest:
-            while oldest.first():
-                at, name = oldest.item()
-                if int.from_bytes(at, "big") > revision:
-                    break
-                outcome = self._files.outcome(self._transaction, name)
-                if outcome is None or _revision_key(outcome.revision) != at:
-                    raise StoreDamaged(self._files.directory, f"request {name!r} is not where it is listed")
-                oldest.delete()
-                self._transaction.delete(name, db=self._files.requests)
-                forgotten.append((name.decode(), outcome))
-        return forgotten
-
-    def _put(self, table: lmdb._Database, key: bytes, body: bytes) -> None:
-        self._transaction.put(key, seal(key, body), db=table)
-
-
-def _write_position(files: Files, transaction: lmdb.Transaction[bytes], position: Position) -> None:
-    transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
-
-
-def _revision_key(revision: int) -> bytes:
-    """A revision as a key: in the order of the bytes, the oldest is first."""
-    return revision.to_bytes(REVISION_BYTES, "big")

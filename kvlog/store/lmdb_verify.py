@@ -9,16 +9,26 @@ from hashlib import blake2b
 from pathlib import Path
 
 import lmdb
+import msgspec
 from lmdb import verify as lmdb_structure
 
 from kvlog.core.machine import DIGEST_MODULUS, Position
 from kvlog.errors import StoreDamaged
-from kvlog.store.lmdb_files import SEAL_BYTES, Files, guarded, open_files, outcomes
+from kvlog.store.lmdb_files import (
+    NUMBER_BYTES,
+    SEAL_BYTES,
+    Files,
+    guarded,
+    hashed_key,
+    number_key,
+    open_files,
+    outcomes,
+    records,
+)
+from kvlog.store.lmdb_history import NOTHING, Row, outlines, rows
 
 PROGRESS_EVERY = 20_000
 """Rows between two calls of ``progress``."""
-
-REVISION_BYTES = 8
 
 FIXSTR_MAX = 31
 STR8_MAX = 0xFF
@@ -29,11 +39,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a whole store holds."""
+    """What a whole store holds; ``kept`` is the number of revisions whose changes are kept."""
 
     position: Position
     keys: int
     requests: int
+    kept: int
 
 
 def verify(directory: Path, *, progress: Progress | None = None) -> Found:
@@ -76,50 +87,120 @@ class _Verification:
         self._files = files
         self._transaction = transaction
         self._progress = progress
-        tables = (files.data, files.tombstones, files.requests)
-        self._total = sum(transaction.stat(table)["entries"] for table in tables)
+        self._position = files.position(transaction)
+        tables = (files.data, files.tombstones, files.requests, files.changes, files.attached)
+        self._total = sum(map(self._entries, tables))
         self._done = 0
+        self._led_to = 0  # rows of the past that something leads to
 
     def run(self) -> Found:
-        position = self._files.position(self._transaction)
-        digest = sum(_share(b"\x92", key, body) for key, body in self._rows(self._files.data, "key"))
-        keys = self._done
-        tombstones = sum(1 for _ in self._rows(self._files.tombstones, "tombstone"))
-        if tombstones and not position.gaps:
-            raise self._damaged(f"it has {tombstones} tombstones, and has missed nothing")
-        digest += self._check_requests()
+        position = self._position
+        digest = self._check_records() + self._check_requests()
         if f"{digest % DIGEST_MODULUS:032x}" != position.digest:
             raise self._damaged(
                 f"its contents have the digest {digest % DIGEST_MODULUS:032x}, its position says {position.digest}"
             )
-        return Found(position, keys, self._done - keys - tombstones)
+        self._check_tombstones()
+        kept = self._check_past()
+        self._check_attached()
+        return Found(position, self._entries(self._files.data), self._entries(self._files.requests), kept)
+
+    def _check_records(self) -> int:
+        """The records' share in the digest; each must be listed under its lease (M9) and its put kept (M10)."""
+        digest = leased = 0
+        kept_since = self._kept_since()
+        for name, body in self._rows(self._files.data, "key"):
+            self._check_text(name, "key")
+            digest += _share(b"\x92", name, body)
+            record = records.decode(body)
+            if record.revision > kept_since:
+                self._check_change(name, record.revision, body)
+            if record.lease:
+                leased += 1
+                listed = self._transaction.get(hashed_key(record.lease, name), db=self._files.attached)
+                if listed is None or listed[SEAL_BYTES:] != name:
+                    raise self._damaged(f"key {name[:60]!r} is not listed under its lease {record.lease}")
+        if leased != self._entries(self._files.attached):
+            raise self._damaged("its leases list other keys than are attached to them")
+        return digest
 
     def _check_requests(self) -> int:
         """The requests' share in the digest; the table by revision has to hold the same ones."""
         digest = count = 0
         for request_id, body in self._rows(self._files.requests, "request"):
-            revision = outcomes.decode(body).revision.to_bytes(REVISION_BYTES, "big")
+            self._check_text(request_id, "request")
+            revision = number_key(outcomes.decode(body).revision)
             if self._transaction.get(revision, db=self._files.revisions) != request_id:
                 raise self._damaged(f"request {request_id!r} is not listed at its revision")
             digest += _share(b"\x93\xa7request", request_id, body)
             count += 1
-        if count != self._transaction.stat(self._files.revisions)["entries"]:
+        if count != self._entries(self._files.revisions):
             raise self._damaged("the table of requests by revision lists other ones than there are")
         return digest
 
+    def _check_tombstones(self) -> None:
+        """Without gaps, each is of a deletion that is kept, and of a key that is gone (M5)."""
+        for name, body in self._rows(self._files.tombstones, "tombstone"):
+            self._check_text(name, "tombstone")
+            revision = int(body)
+            if self._position.gaps:
+                continue
+            if revision <= self._position.history:
+                raise self._damaged(f"it has a tombstone of {name[:60]!r}, and has missed nothing")
+            if self._transaction.get(name, db=self._files.data) is not None:
+                raise self._damaged(f"it has a tombstone of {name[:60]!r}, and that key")
+            self._check_change(name, revision, NOTHING)
+
+    def _check_past(self) -> int:
+        """How many revisions are kept; what is kept of a key has to lead from its present to the oldest of it."""
+        kept = latest = 0
+        history, revision = self._position.history, self._position.revision
+        for name, body in self._rows(self._files.changes, "change"):
+            row, at = rows.decode(body), int.from_bytes(name[:NUMBER_BYTES], "big")
+            if hashed_key(at, row.key.encode()) != name or not _is_change(row, at):
+                raise self._damaged(f"what is kept of revision {at} is no change of {row.key[:60]!r}")
+            if not history < at <= revision:
+                raise self._damaged(f"something is kept of revision {at}, but it tells of {history} to {revision}")
+            before = row.before.revision if row.before is not None else row.deleted
+            if before > history:
+                encoded = NOTHING if row.before is None else msgspec.msgpack.encode(row.before)
+                self._check_change(row.key.encode(), before, encoded)
+            kept += at != latest
+            latest = at
+        if self._entries(self._files.changes) != self._led_to:
+            raise self._damaged("it keeps changes of the past that nothing leads to")
+        if self._position.gaps and kept:
+            raise self._damaged("it keeps changes of the past, and has missed entries")
+        return kept
+
+    def _check_change(self, name: bytes, revision: int, after: bytes) -> None:
+        """What happened to a key at a revision has to be kept, and to have left this."""
+        data = self._transaction.get(hashed_key(revision, name), db=self._files.changes)
+        if data is None:
+            raise self._damaged(f"what happened to {name[:60]!r} at revision {revision} is not kept")
+        if bytes(outlines.decode(data[SEAL_BYTES:]).after) != after:
+            raise self._damaged(f"what is kept of {name[:60]!r} at revision {revision} is something else")
+        self._led_to += 1
+
+    def _check_attached(self) -> None:
+        """Each under the hash of its key; that they are all of them is known from the records (M9)."""
+        for name, body in self._rows(self._files.attached, "key of a lease"):
+            if hashed_key(int.from_bytes(name[:NUMBER_BYTES], "big"), body) != name:
+                raise self._damaged(f"key {body[:60]!r} is listed under a lease where it does not belong")
+
+    def _kept_since(self) -> int:
+        """Whatever was put after this revision has left a change."""
+        return self._position.revision if self._position.gaps else self._position.history
+
     def _rows(self, table: lmdb._Database, what: str) -> Iterator[tuple[bytes, bytes]]:
         """Keys and bodies of a table, each checked."""
-        expected = self._transaction.stat(table)["entries"]
+        expected = self._entries(table)
         count = 0
         crc32 = zlib.crc32
         for key, value in self._transaction.cursor(db=table):
             body = value[SEAL_BYTES:]
             if crc32(body, crc32(key)) != int.from_bytes(value[:SEAL_BYTES], "big"):
                 raise self._damaged(f"{what} {key[:60]!r} is not what was written")
-            try:
-                key.decode()
-            except UnicodeDecodeError:
-                raise self._damaged(f"{what} {key[:60]!r} is not UTF-8") from None
             count += 1
             self._done += 1
             if self._progress is not None and self._done % PROGRESS_EVERY == 0:
@@ -130,8 +211,25 @@ class _Verification:
         if count != expected:
             raise self._damaged(f"it holds another number of {what}s than the {expected} that it says")
 
+    def _check_text(self, name: bytes, what: str) -> None:
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            raise self._damaged(f"{what} {name[:60]!r} is not UTF-8") from None
+
+    def _entries(self, table: lmdb._Database) -> int:
+        return int(self._transaction.stat(table)["entries"])
+
     def _damaged(self, reason: str) -> StoreDamaged:
         return StoreDamaged(self._files.directory, reason)
+
+
+def _is_change(row: Row, revision: int) -> bool:
+    """Whether a row can be what happened at its revision."""
+    if row.before is None:
+        return row.after is not None and row.after.revision == revision and 0 <= row.deleted < revision
+    before = row.before.revision < revision and row.deleted == 0
+    return before and (row.after is None or row.after.revision == revision)
 
 
 def _share(prefix: bytes, key: bytes, body: bytes) -> int:

@@ -48,6 +48,7 @@ class _Whole(msgspec.Struct, tag="whole"):
     position: Position
     keys: int
     requests: int
+    kept: int
 
 
 class _Damaged(msgspec.Struct, tag="damaged"):
@@ -128,7 +129,7 @@ def inspect(directory: Path, *, progress: Progress = lambda _done, _total: None)
         code = process.wait()
     match result:
         case _Whole():
-            return Found(result.position, result.keys, result.requests)
+            return Found(result.position, result.keys, result.requests, result.kept)
         case _Damaged():
             raise StoreDamaged(directory, result.reason)
         case _Failed():
@@ -171,7 +172,7 @@ def main() -> None:
 
     try:
         found = verify(directory, progress=lambda done, total: say(_Checked(done, total)))
-        say(_Whole(found.position, found.keys, found.requests))
+        say(_Whole(found.position, found.keys, found.requests, found.kept))
     except StoreDamaged as damage:
         say(_Damaged(damage.reason))
     except StoreFailure as failure:

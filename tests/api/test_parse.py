@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlog.api import parse
-from kvlog.core.machine import Update
+from kvlog.core.commands import Txn, update
 from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
 
@@ -95,11 +95,11 @@ def test_options_that_make_no_sense_are_refused(query: str, reason: str):
 
 
 BODIES = [
-    (b'{"key":"k","value":"v"}', Update("k", "v")),
-    (b' {"value": "",\n "key": "k"} ', Update("k", "")),
-    ('{"key":"ж","value":"😀"}'.encode(), Update("ж", "😀")),
-    (rb'{"key":"\u0436","value":"\ud83d\ude00"}', Update("ж", "😀")),
-    (rb'{"key":"\u0000","value":"\n"}', Update("\x00", "\n")),
+    (b'{"key":"k","value":"v"}', update("k", "v")),
+    (b' {"value": "",\n "key": "k"} ', update("k", "")),
+    ('{"key":"ж","value":"😀"}'.encode(), update("ж", "😀")),
+    (rb'{"key":"\u0436","value":"\ud83d\ude00"}', update("ж", "😀")),
+    (rb'{"key":"\u0000","value":"\n"}', update("\x00", "\n")),
 ]
 BAD_BODIES = [
     (b"", "the body is not JSON"),
@@ -141,7 +141,7 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("body", "update"), BODIES)
-def test_an_update_is_read(body: bytes, update: Update):
+def test_an_update_is_read(body: bytes, update: Txn):
     """A JSON object with two strings."""
     assert update == parse.update(body)
 
@@ -164,7 +164,7 @@ def test_no_bytes_break_the_parser(body: bytes):
         update = parse.update(body)
     except InvalidInput:
         return
-    assert isinstance(update, Update)
+    assert isinstance(update, Txn)
 
 
 @settings(deadline=None)
@@ -174,4 +174,4 @@ def test_any_text_can_be_written(key: str, value: str):
     for ascii_only in (True, False):
         body = json.dumps({"key": key, "value": value}, ensure_ascii=ascii_only).encode()
 
-        assert Update(key, value) == parse.update(body)
+        assert update(key, value) == parse.update(body)

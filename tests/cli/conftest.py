@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -49,6 +50,33 @@ def kvlog(*arguments: object, env: dict[str, str] | None = None) -> Result:
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "a bug in kvlog" not in ended.stderr, ended.stderr
     return Result(ended.returncode, ended.stdout, ended.stderr)
+
+
+def on_terminal(stream: str, *arguments: object, columns: int = 200) -> Result:
+    """The same with ``stream``, "stdout" or "stderr", on a terminal of this width; the other one in a pipe."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KVLOG_")}
+    piped = "stderr" if stream == "stdout" else "stdout"
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kvlog", *map(str, arguments)],
+            cwd=ROOT,
+            env=clean | {"TERM": "xterm", "COLUMNS": str(columns)},
+            **{stream: theirs, piped: subprocess.PIPE},
+        )
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = terminal.read(4096)
+            except OSError:  # EIO: the last one that had it open is gone
+                break
+            if not part:
+                break
+            shown += part
+        said = {piped: b"".join(process.communicate(timeout=RUN_S)[number] or b"" for number in (0, 1)).decode()}
+    said[stream] = shown.decode()
+    return Result(process.returncode, said["stdout"], said["stderr"])
 
 
 class NodeStandIn:

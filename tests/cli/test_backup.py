@@ -1,5 +1,6 @@
 """backup and verify: a file is either whole, or it is not there."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvlog.processes import wait_until
+from kvlog.processes import free_ports, wait_until
 from kvlog.snapshot import encode, header_of
 
 from .conftest import ROOT, NodeStandIn, Reply, kvlog
@@ -58,6 +59,20 @@ def test_a_backup_is_the_snapshot_and_says_what_it_holds(node: NodeStandIn, snap
     assert (shown(verified.out)["keys"], shown(verified.out)["requests"]) == ("7", "0")
     assert verified.out.endswith("the backup is whole\n")
     assert not [path for path in tmp_path.iterdir() if path.name not in ("backup", "node")]
+
+
+def test_as_json_backup_and_verify_say_the_same(node: NodeStandIn, snapshot: bytes, tmp_path: Path):
+    """Bytes and seconds are numbers; what was passed over is a list."""
+    file = tmp_path / "backup"
+    down = f"http://127.0.0.1:{free_ports(1)[0]}"
+    made = json.loads(kvlog("backup", file, "--json", "--node", f"{down},{node.url}").out)
+    verified = json.loads(kvlog("verify", file, "--json").out)
+
+    assert {name: made.pop(name) for name in ("file", "bytes")} == {"file": str(file), "bytes": len(snapshot)}
+    assert made.pop("seconds") < 30
+    assert made.pop("passed_over") == [f"{down} does not answer: connection refused"]
+    assert (made["index"], made["revision"], made["cluster"], made["node"]) == (19, 19, "c1", "n1")
+    assert verified == made | {"keys": 7, "requests": 0, "file": str(file), "whole": True}
 
 
 def test_a_file_is_not_overwritten_without_force(node: NodeStandIn, snapshot: bytes, tmp_path: Path):

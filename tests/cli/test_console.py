@@ -1,44 +1,25 @@
 """What people see while a command works, and how its results look."""
 
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kvlog.cli import console
-from kvlog.cli.console import progress, size, table
+from kvlog.cli.console import duration, progress, size, table
 
-from .conftest import ROOT
+from .conftest import on_terminal
 from .stores import make_backup
 
 
 def test_a_terminal_shows_a_bar(tmp_path: Path):
     """And stays clean: the result is on stdout, and the bar is gone at the end."""
     make_backup(tmp_path / "backup")
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        command = [sys.executable, "-m", "kvlog", "verify", str(tmp_path / "backup")]
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "200"}
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment)
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                part = terminal.read(4096)
-            except OSError:  # EIO: the last one that had it open is gone
-                break
-            if not part:
-                break
-            shown += part
-        out, _ = process.communicate(timeout=30)
+    result = on_terminal("stderr", "verify", tmp_path / "backup")
 
-    assert process.returncode == 0, shown
-    assert out.endswith(b"the backup is whole\n")
-    assert b"unpacking" in shown
-    assert shown.rstrip().endswith(b"\x1b[2K")  # the line is erased
+    assert result.code == 0, result.err
+    assert result.out.endswith("the backup is whole\n")
+    assert "unpacking" in result.err
+    assert result.err.rstrip().endswith("\x1b[2K")  # the line is erased
 
 
 def test_elsewhere_a_line_says_how_far_it_has_come(
@@ -73,6 +54,23 @@ def test_a_total_that_is_not_known_is_not_said(
 def test_sizes_are_said_in_units(count: int, text: str):
     """Of 1,024 each."""
     assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (None, "?"),
+        (0, "0ms"),
+        (999, "999ms"),
+        (1_500, "1.5s"),
+        (59_940, "59.9s"),
+        (60_000, "1m00s"),
+        (3_725_000, "62m05s"),
+    ],
+)
+def test_times_are_said_in_one_word(milliseconds: int | None, text: str):
+    """So that a table can be cut; what is not known is a question mark."""
+    assert duration(milliseconds) == text
 
 
 def test_a_table_has_one_line_for_each_row():

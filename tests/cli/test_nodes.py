@@ -1,24 +1,25 @@
 """status, replicas, request: what people see of what nodes say."""
 
 import json
+import re
 from collections.abc import Callable
 
 from kvlog.processes import free_ports
 
-from .conftest import NodeStandIn, kvlog
+from .conftest import NodeStandIn, kvlog, on_terminal
 
 MakeNodes = Callable[..., list[NodeStandIn]]
 
 
 def rows(text: str) -> dict[str, list[str]]:
     """The lines of a table by their first word."""
-    return {line.split()[0]: line.split() for line in text.splitlines()}
+    return {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
 
 
 def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
-    """Role, revision, index, lag, what is wrong with it, and why it is not ready."""
+    """Role, revision, index, lag, path, staleness, what is wrong with it, and why it is not ready."""
     leader, stale, halted = make_nodes("n1", "n2", "n3")
-    leader.state |= {"role": "leader", "tail_index": 52, "applied_index": 52}
+    leader.state |= {"role": "leader", "tail_index": 52, "applied_index": 52, "staleness_ms": 7, "path": "push"}
     stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "the store is stale: missed 7"}
     halted.state |= {"role": "halted", "halted_at": 50, "ready": False, "reason": "halted: entry 50 is damaged"}
     result = kvlog("status", "--node", stale.url)
@@ -26,9 +27,40 @@ def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
 
     assert (result.code, result.err) == (0, "")
     assert list(found) == ["NODE", "n1", "n2", "n3"]
-    assert found["n1"] == ["n1", "leader", "40", "52", "0", "ok", "yes"]
-    assert " ".join(found["n2"]) == "n2 follower 40 49 3 stale (7 missed) no the store is stale: missed 7"
-    assert " ".join(found["n3"]) == "n3 halted 40 49 3 halted at 50 no halted: entry 50 is damaged"
+    assert found["n1"] == ["n1", "leader", "40", "52", "0", "push", "7ms", "ok", "yes"]
+    assert " ".join(found["n2"]) == "n2 follower 40 49 3 ? ? stale (7 missed) no the store is stale: missed 7"
+    assert " ".join(found["n3"]) == "n3 halted 40 49 3 ? ? halted at 50 no halted: entry 50 is damaged"
+
+
+def test_status_is_drawn_on_a_terminal(make_nodes: MakeNodes):
+    """A table that fits into eighty columns, and below it why nodes are not ready, in full."""
+    leader, stale, silent = make_nodes("127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002")
+    leader.state |= {"role": "leader", "staleness_ms": 61_000, "path": "push", "revision": 12_345_678}
+    stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "it is [red] " + "so " * 60}
+    silent.stop()
+    result = on_terminal("stdout", "status", "--node", leader.url, columns=80)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.out)
+    found = rows(text)
+
+    assert (result.code, result.err) == (0, "")
+    assert "\x1b[1m" in result.out  # the leader is bold
+    assert max(map(len, text.splitlines())) <= 80
+    assert found["NODE"] == ["NODE", "ROLE", "REVISION", "INDEX", "LAG", "PATH", "STALENESS", "READY"]
+    assert found["127.0.0.1:5000"] == [leader.node_id, "leader", "12345678", "49", "0", "push", "1m01s", "yes"]
+    assert found["127.0.0.1:5001"] == [stale.node_id, "follower", "40", "49", "0", "?", "?", "stale"]
+    assert found["127.0.0.1:5002"] == [silent.node_id, "?", "?", "?", "?", "?", "?", "silent"]
+    assert f"127.0.0.1:5001: it is [red] {'so ' * 60}127.0.0.1:5002: {silent.url} does not" in " ".join(
+        text.split()
+    )
+
+
+def test_lag_is_counted_from_the_highest_index_that_any_node_knows(make_nodes: MakeNodes):
+    """Also one that only a node knows that has not applied it."""
+    behind, knows = make_nodes("n1", "n2")
+    knows.state["tail_index"] = 60
+    found = rows(kvlog("status", "--node", behind.url).out)
+
+    assert (found["n1"][4], found["n2"][4]) == ("11", "11")
 
 
 def test_a_member_that_does_not_answer_has_a_line_too(make_nodes: MakeNodes):
@@ -39,8 +71,8 @@ def test_a_member_that_does_not_answer_has_a_line_too(make_nodes: MakeNodes):
     silent = rows(result.out)["n2"]
 
     assert result.code == 0
-    assert silent[:7] == ["n2", "?", "?", "?", "?", "silent", "no"]
-    assert " ".join(silent[7:]) == f"{down.url} does not answer: connection refused"
+    assert silent[:9] == ["n2", "?", "?", "?", "?", "?", "?", "silent", "no"]
+    assert " ".join(silent[9:]) == f"{down.url} does not answer: connection refused"
 
 
 def test_a_node_that_is_no_member_is_shown_all_the_same(make_nodes: MakeNodes):
@@ -135,3 +167,24 @@ def test_a_replica_is_removed_by_its_id(make_nodes: MakeNodes):
     assert "127.0.0.1:5002 is not counted on any more" in removed.out
     assert (refused.code, "(409): it is up" in refused.err) == (1, True)
     assert (running.code, "is not removed yet: not done yet" in running.err) == (1, True)
+
+
+def test_as_json_a_request_is_what_the_node_says(make_nodes: MakeNodes):
+    """Numbers stay numbers; what is not final is still said, on stderr."""
+    (node,) = make_nodes("n1")
+    node.routes["GET /v1/requests/r1"] = lambda _: (200, {"outcome": "unknown", "revision": 7})
+    result = kvlog("request", "r1", "--json", "--node", node.url)
+
+    assert (result.code, json.loads(result.out)) == (0, {"outcome": "unknown", "revision": 7})
+    assert "with --settle it becomes" in result.err
+
+
+def test_as_json_a_removed_replica_is_named(make_nodes: MakeNodes):
+    """And one that is not removed leaves stdout empty."""
+    (node,) = make_nodes("n1")
+    node.routes["POST /v1/admin/replicas/n2/remove"] = lambda _: (200, {"status": "done"})
+    removed = kvlog("replicas", "remove", "n2", "--json", "--node", node.url)
+    refused = kvlog("replicas", "remove", "n3", "--json", "--node", node.url)
+
+    assert json.loads(removed.out) == {"node": "n2", "removed": True}
+    assert (refused.code, refused.out) == (1, "")

@@ -1,6 +1,7 @@
 """recover: the best of the stores that are left begins a new log, and nothing happens unasked."""
 
 import fcntl
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -88,6 +89,32 @@ def test_without_the_flag_it_only_says_what_would_be(zk: Zk, left: list[Path]):
     assert GO in result.err
     assert everything(left) == before
     assert zk.client.exists(zk.root) is None
+
+
+def test_as_json_it_says_of_each_store_what_it_is_worth(zk: Zk, left: list[Path], tmp_path: Path):
+    """One document, also when nothing was done: then there is no new log, and the reason is on stderr."""
+    (tmp_path / "n4").mkdir()
+    flags = [flag for data_dir in (left[1], tmp_path / "n4") for flag in ("--data-dir", data_dir)]
+    looked = kvlog("recover", *zk.flags, *flags, "--json")
+    done = kvlog("recover", *zk.flags, *flags, "--json", GO)
+    found, new = json.loads(looked.out), json.loads(done.out)
+
+    assert (looked.code, done.code, GO in looked.err) == (1, 0, True)
+    names = ("cluster", "index", "revision", "missed", "verdict")
+    assert [[store[name] for name in names] for store in found["stores"]] == [
+        ["c1", 19, 19, 0, "whole"],
+        [None, None, None, None, "no store"],
+    ]
+    assert (found["chosen"], found["new_log"]) == (str(left[1]), None)
+    assert new | {"new_log": None} == found
+    assert new["new_log"] == {
+        "root": zk.root,
+        "cluster": zk.data("cluster")["cluster_id"],
+        "from": str(left[1]),
+        "index": 999,
+        "revision": 19,
+        "digest": position_of(left[1] / "store").digest,
+    }
 
 
 def test_a_store_with_gaps_begins_no_log(zk: Zk, left: list[Path], tmp_path: Path):

@@ -1,6 +1,7 @@
 """restore: a backup becomes the beginning of an empty cluster, or nothing is changed."""
 
 import fcntl
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_a_backup_becomes_the_beginning_of_a_new_log(zk: Zk, file: Path, tmp_pat
     assert [getattr(position, name) for name in unchanged] == [getattr(before, name) for name in unchanged]
     assert [path.name for path in (tmp_path / "n1").iterdir() if path.name != "lock"] == ["store"]
     assert f"python server.py --zk {zk.hosts} --root {zk.root} --data-dir {tmp_path / 'n1'}" in result.err
+
+
+def test_as_json_it_says_what_was_restored(zk: Zk, file: Path, tmp_path: Path):
+    """And how to go on is for people, on stderr."""
+    result = kvlog("restore", file, *zk.flags, "--data-dir", tmp_path / "n1", "--json")
+    position = position_of(tmp_path / "n1" / "store")
+
+    assert json.loads(result.out) == {
+        "restored": str(file),
+        "into": str(tmp_path / "n1" / "store"),
+        "cluster": zk.data("cluster")["cluster_id"],
+        "index": 999,
+        "revision": position.revision,
+        "digest": position.digest,
+    }
+    assert "now start this node first" in result.err
 
 
 def position_of_backup(file: Path, tmp_path: Path) -> Position:

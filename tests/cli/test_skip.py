@@ -54,6 +54,13 @@ def test_an_entry_that_nobody_has_is_skipped(halted: list[NodeStandIn]):
     assert result.out == "entry 50 is skipped; all 3 members have gone past it\n"
 
 
+def test_as_json_the_skip_names_who_went_past_it(halted: list[NodeStandIn]):
+    """The node that has written it, and all members."""
+    result = run(halted, "--json")
+
+    assert (result.code, json.loads(result.out)) == (0, {"index": 50, "by": "n1", "members": ["n1", "n2", "n3"]})
+
+
 def test_an_entry_that_somebody_has_is_not_skipped(halted: list[NodeStandIn]):
     """The others take that node's snapshot instead; the sentence says how."""
     halted[2].state |= {"role": "leader", "halted_at": None, "applied_index": INDEX}

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from kvlog.cli.arguments import AskRequest, Backup, Recover, Restore, ShowStatus, SkipEntry, parse
+from kvlog import __version__
+from kvlog.cli.arguments import parse
+from kvlog.cli.commands import (
+    AskRequest,
+    Backup,
+    Recover,
+    RemoveReplica,
+    Restore,
+    ShowStatus,
+    SkipEntry,
+    Verify,
+)
+from kvlog.cli.options import NODE
 from kvlog.errors import SettingsError
 
 from .conftest import ROOT, kvlog
@@ -25,6 +37,7 @@ COMMANDS = [
     ("replicas",),
     ("replicas", "remove"),
     ("request",),
+    ("completion",),
 ]
 
 
@@ -34,7 +47,7 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as ended:
             parse([*command, "--help"], {})
         assert ended.value.code == 0
-        assert " ".join(("usage: python -m kvlog", *command)) in capsys.readouterr().out
+        assert " ".join(("Usage: python -m kvlog", *command)) in capsys.readouterr().out
 
 
 def test_help_works_as_a_process():
@@ -71,6 +84,7 @@ def test_help_works_as_a_process():
         ["log", "skip", "5", "--reason", "r", "--wait", "nan"],
         ["replicas", "remove"],
         ["request"],
+        ["completion", "csh"],
     ],
 )
 def test_wrong_usage_is_refused(arguments: list[str]):
@@ -88,7 +102,51 @@ def test_wrong_usage_ends_with_2(arguments: list[str]):
 
     assert result.code == 2
     assert result.out == ""
-    assert "invalid choice: 'nonsense'" in result.err or "--zk is missing" in result.err
+    assert "no such command 'nonsense'" in result.err or "--zk is missing" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["log", "skip", "5"], ["log", "skip", "five", "--reason", "r"]])
+def test_wrong_usage_names_the_help_of_its_command(arguments: list[str]):
+    """That of the whole program would not have the missing option."""
+    with pytest.raises(SettingsError, match=r"\n`python -m kvlog log skip --help` shows what there is"):
+        parse(arguments, {})
+
+
+@pytest.mark.parametrize("arguments", [[], ["log"], ["replicas"]])
+def test_without_a_command_the_help_is_shown(arguments: list[str]):
+    """On stderr, as wrong usage: who runs this in a script must not take it for done."""
+    result = kvlog(*arguments)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(" ".join(("Usage: python -m kvlog", *arguments, "[OPTIONS] COMMAND")))
+
+
+def test_the_version_is_that_of_the_package():
+    """For bug reports."""
+    result = kvlog("--version")
+
+    assert (result.code, result.out, result.err) == (0, f"kvlog {__version__}\n", "")
+
+
+def test_all_that_show_a_result_have_it_as_json():
+    """--json is an option of every command but ``completion``, whose result is no data."""
+    given = {
+        ("backup", "f"): Backup((NODE,), Path("f"), force=False, as_json=True),
+        ("verify", "f"): Verify(Path("f"), as_json=True),
+        ("restore", "f", "--zk", "z:1", "--data-dir", "d"): Restore(
+            "z:1", "/kvlog", Path("f"), Path("d"), as_json=True
+        ),
+        ("recover", "--zk", "z:1", "--data-dir", "d"): Recover(
+            "z:1", "/kvlog", (Path("d"),), start=False, as_json=True
+        ),
+        ("log", "skip", "5", "--reason", "r"): SkipEntry((NODE,), 5, "r", 30.0, as_json=True),
+        ("status",): ShowStatus((NODE,), as_json=True),
+        ("replicas", "remove", "n1"): RemoveReplica((NODE,), "n1", as_json=True),
+        ("request", "r1"): AskRequest((NODE,), "r1", settle=False, as_json=True),
+    }
+
+    for arguments, expected in given.items():
+        assert parse([*arguments, "--json"], {}) == expected
 
 
 def test_variables_stand_for_flags_and_flags_win():
@@ -103,6 +161,7 @@ def test_variables_stand_for_flags_and_flags_win():
     assert parse(["status"], variables) == ShowStatus(("http://h1:1", "http://h2:2"), as_json=False)
     assert parse(["backup", "f", "--node", "h3:3"], variables) == Backup(("http://h3:3",), Path("f"), force=False)
     assert parse(["recover"], variables) == Recover("z:2181", "/r", (Path("d1"), Path("d2")), start=False)
+    assert parse(["status"], {"KVLOG_NODE": ""}) == ShowStatus((NODE,))
     restore = parse(["restore", "f", "--root", "/other", "--data-dir", "d"], variables)
     assert restore == Restore("z:2181", "/other", Path("f"), Path("d"))
 

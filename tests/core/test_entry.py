@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core.commands import update
 from kvlog.core.entry import (
     ENTRY_BYTES_MAX,
     FORMAT,
@@ -21,12 +22,14 @@ from kvlog.core.entry import (
     Put,
     Request,
     Skip,
-    check_size,
+    check_key,
+    check_value,
     decode_entry,
     encode_entry,
     encode_request,
     segment_of,
 )
+from kvlog.core.evaluate import check_command
 from kvlog.errors import BadEntry, InvalidInput, InvariantViolation
 from tests.chain import Chain
 
@@ -76,12 +79,19 @@ def test_request_ids_and_cancellations_are_read_as_they_were_written():
     assert item.entry.last_revision == 9  # a cancellation takes a revision
 
 
-def test_what_has_no_id_is_written_as_before():
-    """Fields that an entry does not need are not in it: a log of an earlier version is one of this version."""
+def test_an_entry_of_the_earlier_format_is_read():
+    """Fields that an entry does not need are not in it: but for its number, format 1 is format 2 without them."""
+    old = encoded().split(b"\n")[0].replace(b'"format":2', b'"format":1')
+
+    assert decode_entry(3, with_checksum(old)).entry.requests == decode_entry(3, encoded()).entry.requests
+
+
+def test_what_an_entry_does_not_need_is_not_in_it():
+    """Neither ids nor leases, encodings or content types."""
     body = encoded().split(b"\n")[0]
 
     assert body == (
-        b'{"format":1,"epoch":5,"batch_id":"b-1","prev_hash":"00000000000000000000000000000000",'
+        b'{"format":2,"epoch":5,"batch_id":"b-1","prev_hash":"00000000000000000000000000000000",'
         b'"first_revision":7,"time_ms":123,"requests":[{"effects":['
         b'{"op":"put","key":"k","value":"v","create":7,"version":1},{"op":"delete","key":"gone"}]},'
         b'{"effects":[{"op":"put","key":"\xd0\xba\xd0\xbb\xd1\x8e\xd1\x87","value":"\\"\\\\\\n\\u0000","create":2,'
@@ -147,9 +157,9 @@ def test_every_flipped_bit_is_found():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b'{"format":2}', "written in format 2, this kvlog knows format 1"),
+        (b'{"format":3}', r"written in format 3, this kvlog knows \(1, 2\)"),
         (b'{"format":"new","more":[]}', "written in format new"),
-        (encoded().split(b"\n")[0].replace(b'"format":1', b'"format":9'), "written in format 9"),
+        (encoded().split(b"\n")[0].replace(b'"format":2', b'"format":9'), "written in format 9"),
         (b'{"format":1}', "not an entry: Object missing required field `epoch`"),
         (b"[]", "not an entry"),
         (b"", "not an entry"),
@@ -205,10 +215,17 @@ BAD_SIZES = [
 ]
 
 
+def check_sizes(key: str, value: str) -> None:
+    """What a client's write of a text has to pass."""
+    check_key(key)
+    check_value(value.encode())
+    check_command(update(key, value), request_id_bytes=REQUEST_ID_BYTES_MAX)
+
+
 @pytest.mark.parametrize(("key", "value"), [pytest.param(*row[1:], id=row[0]) for row in GOOD_SIZES])
 def test_what_fits_is_taken_and_makes_an_entry(key: str, value: str):
-    """What check_size lets through can be encoded, whatever its revisions and its id will be."""
-    check_size(key, value)
+    """What check_sizes lets through can be encoded, whatever its revisions and its id will be."""
+    check_sizes(key, value)
     put = Put(key=key, value=value, create=2**62, version=2**62)
     request = Request(id="x" * REQUEST_ID_BYTES_MAX, fingerprint=NO_HASH, effects=(put,))
     header = msgspec.structs.replace(HEADER, epoch=2**63 - 1, batch_id="f" * 40, first_revision=2**62)
@@ -224,7 +241,7 @@ def test_what_fits_is_taken_and_makes_an_entry(key: str, value: str):
 def test_what_does_not_fit_is_refused(key: str, value: str, status: int, reason: str):
     """The refusal has the right status and says how much it was."""
     with pytest.raises(InvalidInput, match=reason) as refusal:
-        check_size(key, value)
+        check_sizes(key, value)
 
     assert status == refusal.value.status
 

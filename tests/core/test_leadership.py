@@ -2,11 +2,12 @@
 
 import pytest
 
+from kvlog.core.commands import update
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader
 from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
 from kvlog.core.leadership import Leadership
-from kvlog.core.machine import Position, Update
+from kvlog.core.machine import Position
 from kvlog.core.role import Input
 from kvlog.core.values import Ack
 from kvlog.errors import BadEntry
@@ -104,7 +105,7 @@ def test_after_a_refusal_nothing_is_evaluated_before_all_is_applied(leadership: 
     chain, cursor = Chain(), Cursor(Position())
     chain.put("k", "1")
     cursor.offer(0, chain.entries[0].data)
-    leadership.writer.submit(WriteSubmitted(1, Update("k", "2"), Ack.LOG, 99.0))
+    leadership.writer.submit(WriteSubmitted(1, update("k", "2"), Ack.LOG, 99.0))
     leadership.refused(AppendRefused("gone", "NoAuth"), 10.0)
 
     before = leadership.append(cursor, CANDIDATE, 12.0, 0)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core.commands import update
 from kvlog.core.entry import NO_HASH, Delete, LogEntry, Put, Request
+from kvlog.core.evaluate import evaluate
 from kvlog.core.machine import (
     DIGEST_MODULUS,
     Gap,
@@ -15,11 +17,9 @@ from kvlog.core.machine import (
     Position,
     Record,
     Remembered,
-    Update,
     apply_entry,
     digest_of,
     digest_of_request,
-    evaluate,
     fill_entry,
     open_gap,
     record_after,
@@ -75,7 +75,7 @@ def test_the_first_put_of_a_key_creates_it():
     """Its create revision is its own, its version 1."""
     put = Put(key="k", value="v", create=7, version=1)
 
-    assert Request(effects=(put,)) == evaluate(MemoryTransaction({}, {}), Update("k", "v"), 7)
+    assert Request(effects=(put,)) == evaluate(MemoryTransaction({}, {}), update("k", "v"), 7)
 
 
 def test_a_later_put_counts_on():
@@ -83,13 +83,13 @@ def test_a_later_put_counts_on():
     before = MemoryTransaction({"k": Record("old", create=3, revision=5, version=2)}, {})
     put = Put(key="k", value="v", create=3, version=3)
 
-    assert Request(effects=(put,)) == evaluate(before, Update("k", "v"), 7)
+    assert Request(effects=(put,)) == evaluate(before, update("k", "v"), 7)
 
 
 def test_evaluating_changes_nothing():
     """Only entries change the state."""
     view = MemoryTransaction({}, {})
-    evaluate(view, Update("k", "v"), 1)
+    evaluate(view, update("k", "v"), 1)
 
     assert MemoryTransaction({}, {}) == view
 

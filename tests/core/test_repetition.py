@@ -7,12 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvlog.core.commands import Settle, fingerprint, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import OWN_ID, LogEntry
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Settle, Update, fingerprint
 from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
 from kvlog.core.writer import Writer
+from tests.core.answers import Landed
 from tests.core.test_writer import Bench
 
 
@@ -23,7 +24,7 @@ class Office(Bench):
         self, token: int, request_id: str, value: str | None = "v", ack: Ack = Ack.LOG, deadline: float = 9.0
     ) -> None:
         """Submit a put of the key ``k``; without a value, ask to settle the id."""
-        command = Settle() if value is None else Update("k", value)
+        command = Settle() if value is None else update("k", value)
         assert self.writer.submit(WriteSubmitted(token, command, ack, deadline, request_id=request_id)) == []
 
     def commit(self) -> list[Reply]:
@@ -49,14 +50,14 @@ def office() -> Office:
     return Office()
 
 
-def first(token: int, revision: int = 1, index: int = 1) -> Reply:
+def first(token: int, revision: int = 1, index: int = 1) -> Landed:
     """The answer to the request that took effect."""
-    return Reply(token, Committed(revision, index, {}))
+    return Landed(token, revision, index, {})
 
 
-def again(token: int, revision: int = 1, index: int = 1) -> Reply:
+def again(token: int, revision: int = 1, index: int = 1) -> Landed:
     """The answer to a repetition of it."""
-    return Reply(token, Committed(revision, index, {}, repeated=True))
+    return Landed(token, revision, index, {}, repeated=True)
 
 
 def clashes(replies: Sequence[Reply], token: int, clash: Clash) -> bool:
@@ -258,7 +259,7 @@ def test_a_clients_id_has_its_commands_fingerprint(office: Office):
     office.ask(1, "a")
     item = office.land(office.append())
 
-    assert fingerprint(Update("k", "v")) == item.entry.requests[0].fingerprint
+    assert fingerprint(update("k", "v")) == item.entry.requests[0].fingerprint
 
 
 # --- settling -------------------------------------------------------------------------------------------------
@@ -335,9 +336,7 @@ def test_a_repetition_waits_for_the_replicas_as_the_first_one_would(office: Offi
     assert office.next() == (None, [])
 
     assert office.writer.acknowledge(0, {}) == []
-    assert office.writer.acknowledge(1, {"n2": "applied"}) == [
-        Reply(2, Committed(1, 1, {"n2": "applied"}, repeated=True))
-    ]
+    assert office.writer.acknowledge(1, {"n2": "applied"}) == [Landed(2, 1, 1, {"n2": "applied"}, repeated=True)]
 
 
 def test_answers_for_the_replicas_keep_their_order(office: Office):

@@ -137,7 +137,7 @@ def test_requests_that_wait_are_bounded(bench: Bench):
 def bad_then_good(bench: Bench, *, requests: int) -> LogEntry:
     """An entry that nobody can read, with so many requests, and the good one behind it; returns the latter."""
     lost = Chain()
-    lost.entries, lost.position, lost.records = list(bench.chain.entries), bench.chain.position, {}
+    lost.entries, lost.position = list(bench.chain.entries), bench.chain.position
     lost.epoch = bench.chain.epoch
     lost.write(*((f"lost{number}", "x") for number in range(requests)))
     return lost.put("k", "behind")

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import pytest
 
+from kvlog.core.commands import update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Update
-from kvlog.core.values import Ack, Committed, Refused, Unknown
+from kvlog.core.values import Ack, Refused, Unknown
 from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
 from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
+from tests.core.answers import Landed
 
 
 class Bench:
@@ -32,7 +33,7 @@ class Bench:
         """Submit a write for each token; by default each to a key of its own."""
         replies = []
         for token in tokens:
-            command = Update(key or f"key{token}", value)
+            command = update(key or f"key{token}", value)
             replies += self.writer.submit(WriteSubmitted(token, command, ack, deadline))
         return replies
 
@@ -84,9 +85,9 @@ def bench() -> Bench:
     return Bench()
 
 
-def committed(*pairs: tuple[int, int], index: int = 1) -> list[Reply]:
+def committed(*pairs: tuple[int, int], index: int = 1) -> list[Landed]:
     """What is answered to tokens whose writes have these revisions."""
-    return [Reply(token, Committed(revision, index, {})) for token, revision in pairs]
+    return [Landed(token, revision, index, {}) for token, revision in pairs]
 
 
 def refused(replies: Sequence[Reply], *tokens: int) -> bool:
@@ -146,7 +147,7 @@ def test_a_committed_write_says_so_at_its_deadline(bench: Bench):
     bench.submit(1, ack=Ack.REPLICAS, deadline=2.0)
     assert bench.see(bench.land(bench.append())) == []
 
-    assert bench.writer.expire(2.0, {"n2": "behind"}) == [Reply(1, Committed(1, 1, {"n2": "behind"}))]
+    assert bench.writer.expire(2.0, {"n2": "behind"}) == [Landed(1, 1, 1, {"n2": "behind"})]
 
 
 def test_a_full_queue_refuses(bench: Bench):
@@ -187,7 +188,7 @@ def test_a_write_that_waits_for_replicas_is_answered_when_they_have_it(bench: Be
     bench.see(bench.land(bench.append()))
 
     assert bench.writer.acknowledge(0, {}) == []
-    assert bench.writer.acknowledge(1, {"n2": "applied"}) == [Reply(1, Committed(1, 1, {"n2": "applied"}))]
+    assert bench.writer.acknowledge(1, {"n2": "applied"}) == [Landed(1, 1, 1, {"n2": "applied"})]
 
 
 # --- W3: refused means never ----------------------------------------------------------------------------------

@@ -16,12 +16,39 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import msgspec
+
 from kvlog.core import effects as do
 from kvlog.core import entry, retention
 from kvlog.core import events as ev
+from kvlog.core.commands import (
+    Command,
+    Compare,
+    DeleteKey,
+    Grant,
+    KeepAlive,
+    Relation,
+    Revoke,
+    SetKey,
+    Settle,
+    Target,
+    Txn,
+    Unchanged,
+    update,
+)
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
-from kvlog.core.machine import Command, Identity, Position, Settle, Update, apply_entry
+from kvlog.core.evaluate import LEASES, evaluate, lease_in, lease_key, lease_number
+from kvlog.core.machine import (
+    Change,
+    Changes,
+    Identity,
+    Position,
+    Record,
+    Remembered,
+    apply_entry,
+    record_after,
+)
 from kvlog.core.node import Node
 from kvlog.core.role import Role
 from kvlog.core.values import (
@@ -32,6 +59,7 @@ from kvlog.core.values import (
     NodeSettings,
     PushAnswer,
     Reach,
+    Reached,
     Redirect,
     Refused,
     Rejected,
@@ -53,6 +81,9 @@ WINDOW = 400
 within seconds; a run writes some 20 a second), fewer than a long run has."""
 
 
+OPERATORS: dict[str, Callable[[int], ev.Event]] = {"heal": ev.CatchupRequested, "transfer": ev.TransferRequested}
+
+
 @dataclass
 class Write:
     """A client's request, from its invocation to its outcome. ``settles``: the write that it is to settle."""
@@ -64,6 +95,7 @@ class Write:
     node: str
     request_id: str = ""
     settles: Write | None = None
+    other: Command | None = None  # what it asks for, if that is not to set the key
     unsure: bool = False  # an earlier try got no answer
     answered_at: float | None = None
     outcome: object = None
@@ -74,7 +106,14 @@ class Write:
 
     @property
     def command(self) -> Command:
-        return Update(self.key, self.value) if self.settles is None else Settle()
+        if self.settles is not None:
+            return Settle()
+        return self.other or update(self.key, self.value)
+
+    @property
+    def mark(self) -> str:
+        """What it is known by in the log."""
+        return self.request_id or self.value
 
 
 @dataclass
@@ -142,7 +181,7 @@ class SimNode:
 
     def __init__(self, sim: Simulator, node_id: str) -> None:
         self.sim, self.node_id = sim, node_id
-        self.store = MemoryStore(sim.snapshots)
+        self.store = MemoryStore(sim.snapshots, history=sim.history)
         self.lost_disk = False  # and its published mark may still say otherwise
         self.life = 0
         self.alive = False
@@ -214,7 +253,7 @@ class SimNode:
     def lose_disk(self) -> None:
         """The store is gone for good."""
         self.sim.trace(f"{self.node_id} loses its disk")
-        self.store = MemoryStore(self.sim.snapshots)
+        self.store = MemoryStore(self.sim.snapshots, history=self.sim.history)
         self.lost_disk = True
 
     @property
@@ -380,6 +419,9 @@ class Simulator:
         self.random = random.Random(self.seed)
         self.retain = self.random.choice([0, 5, 20, 60, 10_000])
         self.log_bytes_max = self.random.choice([60_000, 120_000, 1 << 28, 1 << 28])
+        self.history = self.random.choice([0, 10, 40, 100_000])
+        self.acknowledged = 0  # the highest revision that a client has been told of
+        self.renewals: list[tuple[int, float]] = []  # leases, and when keep-alives were sent that were confirmed
         self.strangers = self.random.random() < 0.3  # whether somebody else writes into the log
         self.trimmed = 0
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -446,6 +488,68 @@ class Simulator:
         self.writes.append(write)
         self.submit(write)
         return write
+
+    def ask(self) -> None:
+        """Anything that clients do, through any node."""
+        kind = self.random.choice(["write", "write", "command", "command", "read"])
+        if kind == "read":
+            self.read()
+        elif kind == "write":
+            self.write()
+        else:
+            number = len(self.writes)
+            node = self.random.choice(sorted(self.nodes))
+            write = Write(number, "", self.now + WRITE_TIMEOUT_S, self.now, node, f"w{number}")
+            write.other = self.command(write.value)
+            self.writes.append(write)
+            self.submit(write)
+
+    def command(self, value: str) -> Command:
+        """A transaction, or something about leases, as some node's store suggests it."""
+        store = self.nodes[self.random.choice(sorted(self.nodes))].store
+        keys = self.random.sample([f"key{number}" for number in range(6)], 3)
+        leases = [lease_number(key) for key in store.state.records if key.startswith(LEASES)] or [5]
+        lease = self.random.choice(leases)
+        records = [store.get(key) for key in keys]
+        compare = Compare(keys[0], Target.REVISION, Relation.EQUAL, records[0].revision if records[0] else 0)
+        ttl_ms = self.random.choice([300, 1_000, 5_000])
+        return self.random.choice(
+            [
+                Txn((SetKey(keys[0], value.encode()),), (compare,)),
+                Txn((SetKey(keys[0], value.encode()), DeleteKey(keys[1])), (compare,), (DeleteKey(keys[2]),)),
+                Txn((DeleteKey(keys[0]),)),
+                Txn((SetKey(keys[0], b"once"),), (Unchanged("key", store.position().revision),)),
+                Txn(tuple(SetKey(key, value.encode(), ttl_ms=ttl_ms) for key in keys)),
+                Txn(tuple(SetKey(key, b"\xff" + value.encode(), lease=lease) for key in keys)),
+                Grant(ttl_ms),
+                KeepAlive(lease),
+                KeepAlive(lease),
+                Revoke(lease),
+            ]
+        )
+
+    def read(self) -> None:
+        """A read that has to see all that was acknowledged before it (Q1)."""
+        node = self.nodes[self.random.choice(sorted(self.nodes))]
+        if not node.alive:
+            return
+        acknowledged, linearizable = self.acknowledged, self.random.random() < 0.7
+        deadline = self.now + WRITE_TIMEOUT_S
+        life = node.life
+
+        def answered(answer: object) -> None:
+            if isinstance(answer, Reached) and node.life == life:
+                self.faults["read"] += 1
+                position = node.store.position()
+                if position.gaps or position.revision < acknowledged:
+                    self.failures.append(f"a read at {position} does not see revision {acknowledged}")
+
+        node.request(
+            lambda token: ev.ReadSubmitted(
+                token, deadline, min_revision=0 if linearizable else acknowledged, linearizable=linearizable
+            ),
+            answered,
+        )
 
     def settle(self, write: Write) -> None:
         """Nobody knows what became of it: see to it that it is known."""
@@ -514,6 +618,10 @@ class Simulator:
         if isinstance(outcome, Refused) and write.unsure:
             outcome = Unknown("an earlier try got no answer")
         write.outcome, write.answered_at = outcome, self.now
+        if isinstance(outcome, Committed):
+            self.acknowledged = max(self.acknowledged, outcome.revision)
+            if isinstance(write.other, KeepAlive) and not outcome.failed:
+                self.renewals.append((write.other.lease, write.invoked_at))
         self.trace(f"client: write {write.number}", outcome)
         if isinstance(outcome, Unknown) and write.request_id:
             self.settle(write.settles or write)
@@ -521,7 +629,7 @@ class Simulator:
     # --- faults ---
 
     def fault(self) -> None:
-        kinds = ["crash", "power", "disk", "disconnect", "expire", "pause", "heal"]
+        kinds = ["crash", "power", "disk", "disconnect", "expire", "pause", "heal", "transfer"]
         kind = self.random.choice([*kinds, "stranger"] if self.strangers else kinds)
         node = self.nodes[self.random.choice(sorted(self.nodes))]
         if kind in ("crash", "power", "disk") and node.alive:
@@ -542,8 +650,8 @@ class Simulator:
             if node.paused_until - self.now > SESSION_TIMEOUT_S:
                 session_id = node.session.session_id
                 self.later(SESSION_TIMEOUT_S, lambda: self.lose_paused(node, session_id))
-        elif kind == "heal" and node.alive:
-            node.request(ev.CatchupRequested, lambda _: None)
+        elif kind in OPERATORS and node.alive:
+            node.request(OPERATORS[kind], lambda _: None)
         elif kind == "stranger":
             self.ensemble.append_stranger(self.random.choice([b"garbage", b"", b"{}\n" + b"0" * 32]))
             self.later(self.random.uniform(0.5, 2), self.skip)
@@ -590,7 +698,7 @@ class Simulator:
         end = self.now + seconds
         time = self.now
         while (time := time + self.random.expovariate(writes_per_s)) < end:
-            self.at(time, self.write)
+            self.at(time, self.ask)
         time = self.now
         while (time := time + self.random.expovariate(faults_per_s)) < end:
             self.at(time, self.fault)
@@ -675,13 +783,7 @@ class Simulator:
 
     def check_log(self, log: list[LogEntry]) -> None:
         """C2, N2, W5, K1: a whole chain, epochs that never go back, one barrier each, right evaluations."""
-        written: dict[str, tuple[int, int]] = {}
-        for item in log:
-            for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
-                for put in request.effects:
-                    create, version = written.get(put.key, (revision, 0))
-                    assert (put.create, put.version) == (create, version + 1), f"{put} at {revision}"
-                    written[put.key] = (create, version + 1)
+        self.check_requests(log)
         for before, item in pairwise(log):
             assert item.entry.prev_hash == before.hash
             assert item.entry.epoch >= before.entry.epoch
@@ -694,6 +796,37 @@ class Simulator:
                 continue
             raise AssertionError(f"{good} was skipped")
 
+    def check_requests(self, log: list[LogEntry]) -> None:
+        """W5, E1, E2: every request does what its command does to the state before it; no lease ends too soon."""
+        asked = {write.mark: write.command for write in self.writes if write.settles is None}
+        state = Replay()
+        granted_ms: dict[int, int] = {}
+        for item in log:
+            for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
+                if request.cancels:
+                    continue
+                lease = 0 if request.id else ended_lease(request)
+                if lease:
+                    command: Command = Revoke(lease)
+                    self.check_end(lease, state, granted_ms[lease], item.entry.time_ms)
+                else:
+                    command = asked[request.id or effect_value(request.effects[0])]
+                expected = evaluate(state, command, revision, request_id=request.id, check=request.fingerprint)
+                too_old = request.failed and isinstance(command, Txn) and has_unchanged(command)
+                assert too_old or same_request(request, expected), f"{request} at {revision}, {expected} expected"
+                for effect in request.effects:
+                    granted_ms.setdefault(lease_number(effect.key), item.entry.time_ms)
+                state.apply(request, revision)
+
+    def check_end(self, lease: int, state: Replay, granted_ms: int, ended_ms: int) -> None:
+        """E1, E2: its whole time has passed since it was granted, and since each confirmed keep-alive was sent."""
+        record = state.get(lease_key(lease))
+        assert record is not None, f"lease {lease} ended twice"
+        renewed = max((at for renewed, at in self.renewals if renewed == lease), default=0.0)
+        lived_ms = ended_ms - max(granted_ms, round(renewed * 1000))
+        assert lived_ms >= lease_in(record.value).ttl_ms - 1, f"lease {lease} lived {lived_ms} ms only"
+        self.faults["lease ended"] += 1
+
     def check_outcomes(self, log: list[LogEntry]) -> None:
         """W1 to W3, W6, and the order of what did not overlap."""
         found: dict[str, list[int]] = {}
@@ -703,10 +836,16 @@ class Simulator:
                 if request.cancels:
                     cancelled[request.id] = revision
                 else:
-                    found.setdefault(request.effects[0].value, []).append(revision)
+                    mark = request.id or effect_value(request.effects[0])
+                    found.setdefault(mark, []).append(revision)
         for write in self.writes:
-            self.check_outcome(write, found.get((write.settles or write).value, []), cancelled)
-        done = [write for write in self.writes if isinstance(write.outcome, Committed)]
+            if not isinstance(write.other, KeepAlive):
+                self.check_outcome(write, found.get((write.settles or write).mark, []), cancelled)
+        done = [
+            write
+            for write in self.writes
+            if isinstance(write.outcome, Committed) and not isinstance(write.other, KeepAlive)
+        ]
         highest = 0
         ends = sorted(done, key=lambda write: write.answered_at or 0)
         position = 0
@@ -737,7 +876,7 @@ class Simulator:
                 raise AssertionError(f"write {write.number} ended as {other}")
 
     def check_replicas(self, log: list[LogEntry]) -> None:
-        """M1, M4, M7, M8: every position that a whole store was ever at is that of the replay up to there."""
+        """M1, M4, M7 to M10: every position that a whole store was ever at is that of the replay up to there."""
         transaction = MemoryTransaction({}, {}, {})
         reference = Position(identity=self.ensemble.identity)
         at: dict[int, Position] = {}
@@ -745,11 +884,19 @@ class Simulator:
             reference = apply_entry(transaction, reference, item)
             at[item.index] = reference
         for node_id, position in self.positions:
-            assert position == at[position.applied_index], f"{node_id} diverged: {position}"
+            assert forever(position) == at[position.applied_index], f"{node_id} diverged: {position}"
         for node in self.nodes.values():
-            assert node.store.position() == reference, node.node_id
+            position, state = node.store.position(), node.store.state
+            assert forever(position) == reference, node.node_id
             assert node.store.items() == sorted(transaction.records.items()), node.node_id
             assert dict(node.store.requests()) == transaction.requests, node.node_id
+            assert state.attached == transaction.attached_keys, node.node_id
+            kept = {
+                revision: changes
+                for revision, changes in transaction.changes.items()
+                if revision > position.history
+            }
+            assert since(state.kept, position.history) == since(kept, position.history), node.node_id
 
     def check_marks(self) -> None:
         """R1, R2: what is published at the end is so, unless the disk is lost and the next mark is on its way."""
@@ -761,3 +908,71 @@ class Simulator:
 
 def _has_applied(position: Position, index: int) -> bool:
     return position.applied_index >= index and not any(gap.first <= index <= gap.last for gap in position.gaps)
+
+
+def forever(position: Position) -> Position:
+    """A position as it would be if everything that ever happened was kept."""
+    return msgspec.structs.replace(position, history=0)
+
+
+def since(kept: dict[int, Changes], history: int) -> dict[int, list[Change]]:
+    """Changes by revision, without what leads to those that are not kept any more."""
+    replace = msgspec.structs.replace
+    return {
+        revision: [
+            replace(each, deleted=each.deleted if each.deleted > history else 0) for each in changes.changes
+        ]
+        for revision, changes in kept.items()
+    }
+
+
+def has_unchanged(command: Txn) -> bool:
+    """Whether it has a condition that a node may take to be broken because it has forgotten too much."""
+    return any(isinstance(condition, Unchanged) for condition in command.conditions)
+
+
+def ended_lease(request: entry.Request) -> int:
+    """The lease that the leader has ended with a request, 0 if it is a client's."""
+    if any(isinstance(effect, entry.Put) and not lease_number(effect.key) for effect in request.effects):
+        return 0
+    return lease_number(request.effects[-1].key)
+
+
+def effect_value(effect: entry.Effect) -> str:
+    """The value by which a write without an id is known."""
+    return effect.value if isinstance(effect, entry.Put) else ""
+
+
+def same_request(request: entry.Request, other: entry.Request) -> bool:
+    """Whether both are the same, but for the order of the effects."""
+    effects = (sorted(map(msgspec.json.encode, each.effects)) for each in (request, other))
+    return next(effects) == next(effects) and request.failed == other.failed
+
+
+class Replay:
+    """The state that commands are evaluated against, in the simplest way."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.changed: dict[str, int] = {}
+
+    def get(self, key: str) -> Record | None:
+        return self.records.get(key)
+
+    def request(self, _: str) -> Remembered | None:
+        return None
+
+    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
+        return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
+
+    def changed_since(self, prefix: str, revision: int) -> bool:
+        return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
+
+    def apply(self, request: entry.Request, revision: int) -> None:
+        for effect in request.effects:
+            self.changed[effect.key] = revision
+            after = record_after(effect, revision)
+            if after is None:
+                del self.records[effect.key]
+            else:
+                self.records[effect.key] = after

@@ -1,0 +1,228 @@
+"""One request as Granian gives it to the event loop (ASGI), and the answer to it, for a handler there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kvlog.errors import ClientGone
+
+Scope = dict[str, Any]
+"""The head of a request: ``method``, ``path`` (decoded); as bytes ``raw_path``, ``query_string``, ``headers``."""
+
+Message = dict[str, Any]
+Result = TypeVar("Result")
+Receive = Callable[[], Awaitable[Message]]
+
+Send = Callable[[Message], Awaitable[None]]
+"""Granian acts on a message when it is called with it, on whichever thread; what it returns is to be waited for
+until the transport can take another one."""
+
+Headers = Iterable[tuple[str, str]]
+
+JSON = ("Content-Type", "application/json")
+BROKEN = "an error inside this node; its log says more"
+
+
+def query_of(scope: Scope) -> str:
+    """The query as text, not decoded yet.
+
+    Raises:
+        UnicodeDecodeError: what is not percent-encoded in it is not UTF-8.
+    """
+    query: bytes = scope["query_string"]
+    return query.decode()
+
+
+def error_body(reason: str) -> bytes:
+    """The body of an answer that says why a request is refused."""
+    return json.dumps({"error": reason}).encode() + b"\n"
+
+
+def start(send: Send, status: int, headers: Headers) -> Awaitable[None]:
+    """Begin an answer. Granian sends its head with the first piece of the body, an event stream's at once."""
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+def piece(send: Send, data: bytes, *, more: bool) -> Awaitable[None]:
+    """The next piece of an answer's body."""
+    return send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """A whole answer at once: there is nothing to be waited for."""
+    start(send, status, headers)
+    piece(send, body, more=False)
+
+
+def cut(scope: Scope) -> None:
+    """Close the connection of a request whose answer breaks off, so that nobody takes it for whole.
+
+    Granian would end the answer as if that were all of it, and has no call for this.
+    """
+    client = (scope["client"][0], int(scope["client"][1]))
+    for descriptor in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # it has been closed meanwhile, or is not connected
+            # Only sockets: to close a copy of a file's descriptor gives up all locks on the file.
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                with socket.socket(fileno=os.dup(descriptor)) as connection:
+                    if connection.getpeername()[:2] == client:
+                        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Incoming:
+    """What the client sends after the head of its request, and whether it is still there.
+
+    For the event loop only; ``gone`` may be read on any thread. One piece of the body is held at most.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.gone = False
+        self._receive = receive
+        self._asked: asyncio.Future[Message] | None = None
+        self._piece = b""
+        self._ended = False
+        self._on_gone: Callable[[], object] | None = None
+
+    async def whole(self, size: int) -> bytes:
+        """A body of ``size`` bytes, of which nothing has been asked for yet.
+
+        Raises:
+            ClientGone: it does not come.
+        """
+        pieces: list[bytes] = []
+        while size > 0:
+            message = await self._receive()
+            data: bytes = message.get("body", b"")
+            size -= len(data)
+            pieces.append(data)
+            if size > 0 and not message.get("more_body"):
+                self.gone = True
+                raise ClientGone
+        self._ended = True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def piece(self) -> bytes:
+        """The next piece of the body; empty at its end.
+
+        Raises:
+            ClientGone: it will never be whole.
+        """
+        while not self._piece:
+            if self.gone:
+                raise ClientGone
+            if self._ended:
+                return b""
+            # What has been asked for comes, whether it is waited for any longer or not.
+            await asyncio.shield(self._ask())
+        data, self._piece = self._piece, b""
+        return data
+
+    def watch(self, on_gone: Callable[[], object]) -> None:
+        """Find out when the client leaves, and call ``on_gone`` then.
+
+        It is told only to who waits for more of the request: not while a piece of the body is held that nobody
+        takes.
+        """
+        self._on_gone = on_gone
+        if self.gone:
+            on_gone()
+        elif not self._piece:
+            self._ask()
+
+    def close(self) -> None:
+        """Nothing more is asked for: Granian closes a connection once nobody can ask for the rest of the body."""
+        self._receive = _closed
+        self._on_gone = None
+
+    def _ask(self) -> asyncio.Future[Message]:
+        if self._asked is None:
+            # A task, although Granian gives something like a future: that one has room for one callback only.
+            self._asked = asyncio.create_task(awaited(self._receive()))
+            self._asked.add_done_callback(self._told)
+        return self._asked
+
+    def _told(self, asked: asyncio.Future[Message]) -> None:
+        self._asked = None
+        message = asked.result()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            if self._on_gone is not None:
+                self._on_gone()
+            return
+        self._piece = message["body"]
+        self._ended = not message["more_body"]
+        if self._on_gone is not None and not self._piece:
+            self._ask()
+
+
+async def awaited(result: Awaitable[Result]) -> Result:
+    """As a coroutine, what can only be awaited."""
+    return await result
+
+
+async def _closed() -> Message:
+    return {"type": "http.disconnect"}
+
+
+class Exchange:
+    """How a handler on the event loop answers one request; what it knows as ``proto``."""
+
+    def __init__(self, incoming: Incoming, send: Send) -> None:
+        self.answered = False
+        self.stream: Stream | None = None
+        self._incoming = incoming
+        self._send = send
+
+    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give the whole answer, which is small."""
+        self.answered = True
+        respond(self._send, status, headers, body)
+
+    def response_error(self, status: int, reason: str) -> None:
+        """Refuse the request with a sentence that says why."""
+        self.response_bytes(status, (JSON,), error_body(reason))
+
+    def response_stream(self, status: int, headers: Headers) -> Stream:
+        """Begin an answer that is given piece by piece; it ends with the handler.
+
+        Its head is sent with the first piece, that of an event stream (text/event-stream) at once.
+        """
+        self.answered = True
+        start(self._send, status, headers)
+        self.stream = Stream(self._incoming, self._send)
+        return self.stream
+
+
+class Stream:
+    """The body of an answer that is given piece by piece."""
+
+    def __init__(self, incoming: Incoming, send: Send) -> None:
+        self._incoming = incoming
+        self._send = send
+
+    async def send_bytes(self, data: bytes) -> None:
+        """The next piece; waits until the transport can take another one: a slow client holds up its handler.
+
+        Raises:
+            ClientGone: nobody is there any more to read it.
+        """
+        if self._incoming.gone:
+            raise ClientGone
+        await piece(self._send, data, more=True)
+
+    def end(self) -> None:
+        """There is nothing more to come."""
+        piece(self._send, b"", more=False)
+
+
+AsyncHandler = Callable[[Scope, Exchange], Coroutine[Any, Any, None]]
+"""Answers a request on the event loop. It is cancelled when its client leaves, and when the node stops."""

@@ -1,0 +1,248 @@
+"""What Granian calls: handlers on the event loop for some paths, and for the rest WSGI on a pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.server import Server
+from granian.server.common import AbstractServer
+
+from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
+from kvlog.front.exchange import (
+    BROKEN,
+    JSON,
+    AsyncHandler,
+    Exchange,
+    Headers,
+    Incoming,
+    Receive,
+    Scope,
+    Send,
+    cut,
+    error_body,
+    respond,
+)
+from kvlog.front.wsgi import Application, Call
+from kvlog.guard import Guard
+
+THREADS = 320
+"""Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
+for reads."""
+
+WAITING_MAX = 1_024
+"""Requests that may wait for a thread. One more is refused: its client had better try another node."""
+
+CONNECTIONS_MAX = 4_096
+"""Connections at a time, idle ones included: what is beyond them waits unanswered, a push or a forwarded write
+like any other. So it is far more than there are threads."""
+
+BODY_BYTES_BEFORE = 64 * 1024
+"""A body of up to this length is read before a thread is taken, so that a slow client holds none."""
+
+
+def make_server(address: str, port: int, *, kill_s: int | None = None) -> AbstractServer[Any]:
+    """The HTTP server; its target is a Front."""
+    return Server(
+        "kvlog",
+        address=address,
+        port=port,
+        interface=Interfaces.ASGINL,
+        workers=1,
+        backpressure=CONNECTIONS_MAX,
+        # A connection of HTTP/2 may have many requests under way: their number would be bounded by nothing.
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+        workers_kill_timeout=kill_s,
+    )
+
+
+STOPPING = "this node is stopping; ask another one"
+
+
+class Front:
+    """What Granian calls with each request."""
+
+    def __init__(
+        self,
+        app: Application,
+        guard: Guard,
+        *,
+        handlers: Mapping[str, AsyncHandler] | None = None,
+        headers: Headers = (),
+        threads: int = THREADS,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
+        """``headers`` are those of the answers that neither the application nor a handler gives."""
+        self._app = app
+        self._guard = guard
+        self._handlers = dict(handlers or {})
+        self._headers = tuple(headers)
+        self._threads_max = threads
+        self._most = threads + waiting_max
+        self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._finished: deque[Call] = deque()
+        self._waking = False
+        # What follows is known to the event loop alone.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._under_way = 0
+        self._threads = 0
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """End the handlers that are under way, and start no other one; from any thread.
+
+        The application goes on.
+        """
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stop)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """One request."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.set_exception_handler(self._unexpected)
+        handler = self._handlers.get(scope["path"])
+        if handler is not None:
+            return self._guarded(self._handle(handler, scope, Incoming(receive), send))
+        call = Call(scope, Incoming(receive), send, self._loop.create_future())
+        if scope["method"] not in {"GET", "HEAD"}:
+            size = _length(scope)
+            if size is not None and size <= BODY_BYTES_BEFORE:
+                return self._guarded(self._after_body(call, size))
+        return self._submit(call)
+
+    # --- handlers on the event loop -----------------------------------------------------------------------
+
+    async def _handle(self, handler: AsyncHandler, scope: Scope, incoming: Incoming, send: Send) -> None:
+        """Run a handler until it has answered, its client leaves, or the node stops."""
+        if self._stopping:
+            self._refuse(send, STOPPING)
+            return
+        proto = Exchange(incoming, send)
+        task = asyncio.create_task(handler(scope, proto))
+        self._tasks.add(task)
+        incoming.watch(task.cancel)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            self._tasks.discard(task)
+            incoming.close()
+        self._end(task, scope, proto, send)
+
+    def _end(self, task: asyncio.Task[None], scope: Scope, proto: Exchange, send: Send) -> None:
+        """Bring an answer to its end, whatever its handler has made of it."""
+        if task.cancelled() and not proto.answered:
+            self._refuse(send, STOPPING)
+            return
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreFailure | InvariantViolation):
+            self._guard.ended_by(error)
+        elif error is not None and not isinstance(error, ClientGone):
+            traceback.print_exception(error, file=sys.stderr)
+        if not proto.answered:
+            proto.response_error(HTTPStatus.INTERNAL_SERVER_ERROR, BROKEN)
+        elif proto.stream is not None:
+            if error is not None:
+                cut(scope)
+            proto.stream.end()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    # --- the pool of threads ------------------------------------------------------------------------------
+
+    async def _after_body(self, call: Call, size: int) -> None:
+        """Take a thread once the body is there."""
+        try:
+            call.body = await call.incoming.whole(size)
+        except ClientGone:
+            return
+        await self._submit(call)
+
+    def _submit(self, call: Call) -> asyncio.Future[None]:
+        """Have a thread take the call as soon as one is free."""
+        if self._under_way >= self._most:
+            self._refuse(call.send, "this node has more to do than it can; try again, or another node")
+            call.close()
+            return call.done
+        self._under_way += 1
+        self._queue.put(call)
+        if self._threads < min(self._under_way, self._threads_max):
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"kvlog-http-{self._threads}", daemon=True).start()
+        return call.done
+
+    def _refuse(self, send: Send, reason: str) -> None:
+        headers = (JSON, ("Retry-After", "1"), *self._headers)
+        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, error_body(reason))
+
+    def _work(self) -> None:
+        """A thread: one call after the other."""
+        while True:
+            call = self._queue.get()
+            try:
+                call.run(self._app)
+            except BaseException:  # the guard hears of it
+                call.loop.call_soon_threadsafe(self._thread_ended)
+                raise
+            finally:
+                self._finish(call)
+
+    def _thread_ended(self) -> None:
+        self._threads -= 1
+
+    def _finish(self, call: Call) -> None:
+        """Have the event loop know, which one wake-up does for all calls that have come to their end."""
+        self._finished.append(call)
+        if not self._waking:
+            self._waking = True
+            call.loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._waking = False
+        while self._finished:
+            self._under_way -= 1
+            self._finished.popleft().close()
+
+    # --- what nobody expects ------------------------------------------------------------------------------
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """Granian keeps the exception of a request to itself."""
+        try:
+            await work
+        except Exception as error:
+            self._guard.ended_by(error)
+            raise
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback or a task of the event loop has ended by an exception."""
+        error = context.get("exception")
+        if isinstance(error, BaseException):
+            self._guard.ended_by(error)
+        else:
+            loop.default_exception_handler(context)
+
+
+def _length(scope: Scope) -> int | None:
+    """The length of a body, where it is told before the body comes."""
+    length = None
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length" and value.isdigit():
+            length = int(value)
+    return length

@@ -1,0 +1,1 @@
+"""What a node does for its clients, whatever protocol they speak."""

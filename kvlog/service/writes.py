@@ -1,0 +1,192 @@
+"""Writes, and the way to the leader."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, replace
+
+from kvlog.core import events as ev
+from kvlog.core.commands import (
+    OPERATIONS_MAX,
+    Command,
+    Compare,
+    DeleteKey,
+    Relation,
+    SetKey,
+    Target,
+    Txn,
+    Unchanged,
+)
+from kvlog.core.entry import OWN_ID
+from kvlog.core.machine import Record
+from kvlog.core.values import Ack, Answer, Outcome, Redirect, Refused, Unknown
+from kvlog.errors import InvariantViolation, TooManyKeys
+from kvlog.peers import Forward, HttpPeers, NoAnswer, NotSent
+from kvlog.ports import Clock, Store
+from kvlog.runtime import Runtime
+from kvlog.service.reads import Reads
+
+WRITES_MAX = 256
+"""Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
+and for pushes (see front.THREADS)."""
+
+RETRY_S = 0.05
+"""Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""
+
+FORWARD_MARGIN_S = 0.3
+"""How much longer than the write's own time the leader's answer is waited for: it answers at the deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write as a client has sent it. ``request_id`` is empty where the client gave none."""
+
+    command: Command
+    request_id: str
+    ack: Ack
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a write, and who led when it was answered: a node's id, empty if that is not known."""
+
+    outcome: Outcome
+    leader: str
+    request_id: str
+
+
+class Writes:
+    """See the module's docstring; the methods are called on the server's threads, and wait there."""
+
+    def __init__(
+        self, *, node_id: str, instance: str, runtime: Runtime, store: Store, peers: HttpPeers, clock: Clock
+    ) -> None:
+        self._node_id = node_id
+        self._instance = instance
+        self._runtime = runtime
+        self._store = store
+        self._peers = peers
+        self._clock = clock
+        self._slots = threading.BoundedSemaphore(WRITES_MAX)
+        self._own_ids = itertools.count(1)
+
+    def write(self, write: Write) -> Written:
+        """Carry out a write here or at the leader, within its time.
+
+        One that was refused for a passing reason (a change of leader) is tried again until its time is over. A
+        forwarded one whose answer got lost is asked for again under its id, so that it is never done twice.
+        """
+        if not self._slots.acquire(blocking=False):
+            return Written(Refused(f"{WRITES_MAX} writes are waiting on this node already"), "", write.request_id)
+        try:
+            return self._write(write)
+        finally:
+            self._slots.release()
+
+    def take(self, forward: Forward) -> Outcome:
+        """Carry out a write that another node has forwarded, here or not at all."""
+        if forward.cluster_id != self._cluster_id:
+            return Refused("this node belongs to another cluster, or does not know yet to which one", retry=True)
+        write = Write(forward.command, forward.request_id, forward.ack, forward.timeout_ms / 1000)
+        if not self._slots.acquire(blocking=False):
+            return Refused(f"{WRITES_MAX} writes are waiting on the leader already")
+        try:
+            answer = self._submit(write, self._clock.monotonic() + write.timeout_s, not_epoch=0, forwarded=True)
+        finally:
+            self._slots.release()
+        if isinstance(answer, Outcome):
+            return answer
+        raise InvariantViolation(f"a forwarded write was answered {answer}")
+
+    def _write(self, write: Write) -> Written:
+        deadline = self._clock.monotonic() + write.timeout_s
+        not_epoch = 0
+        unsure = ""  # why an earlier try may have been carried out
+        while True:
+            answer = self._submit(write, deadline, not_epoch=not_epoch, forwarded=False)
+            leader, pause, again = self._node_id, True, False
+            result: Outcome
+            if isinstance(answer, Redirect):
+                leader = answer.leader.node_id
+                if not write.request_id:
+                    write = replace(write, request_id=f"{OWN_ID}{self._instance}-{next(self._own_ids)}")
+                sent = self._forward(answer, write, deadline)
+                if isinstance(sent, NoAnswer):
+                    unsure, again = sent.reason, True
+                    result = Unknown(unsure)
+                elif isinstance(sent, NotSent):
+                    # Until somebody else leads, asking there again is of no use: the node itself waits for that.
+                    not_epoch, pause, again = answer.epoch, False, True
+                    result = Refused(sent.reason, retry=True)
+                else:
+                    result, again = sent, isinstance(sent, Refused) and sent.retry
+            elif isinstance(answer, Outcome):
+                result = answer
+                again = isinstance(answer, Refused) and answer.retry
+            else:
+                raise InvariantViolation(f"a write was answered {answer}")
+            if not again or self._clock.monotonic() + RETRY_S >= deadline:
+                if unsure and isinstance(result, Refused):  # which is true of the last try only
+                    result = Unknown(unsure)
+                return Written(result, leader, write.request_id)
+            if pause:
+                time.sleep(RETRY_S)
+
+    @property
+    def _cluster_id(self) -> str:
+        identity = self._store.position().identity
+        return identity.cluster_id if identity is not None else ""
+
+    def _submit(self, write: Write, deadline: float, *, not_epoch: int, forwarded: bool) -> Answer:
+        return self._runtime.ask(
+            lambda token: ev.WriteSubmitted(
+                token,
+                write.command,
+                write.ack,
+                deadline,
+                forwarded=forwarded,
+                not_epoch=not_epoch,
+                request_id=write.request_id,
+            ),
+            deadline - self._clock.monotonic(),
+        )
+
+    def _forward(self, to: Redirect, write: Write, deadline: float) -> Outcome | NotSent | NoAnswer:
+        left_s = deadline - self._clock.monotonic()
+        if left_s <= 0:
+            return NotSent("the write's time ran out before it reached the leader")
+        forward = Forward(
+            self._cluster_id, write.request_id, write.ack, max(1, round(left_s * 1000)), write.command
+        )
+        return self._peers.forward(to.leader.address, forward, left_s + FORWARD_MARGIN_S)
+
+
+def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int) -> Txn:
+    """The transaction that makes a key, or all keys with a prefix, what they were at ``revision``.
+
+    It fails if anything of that is changed before it is carried out.
+
+    Raises:
+        HistoryTrimmed, GapsInHistory, Behind: the state at that revision cannot be told.
+        TooManyKeys: more keys would have to be changed than one transaction may.
+    """
+    wanted = prefix if key is None else key
+    diff = reads.diff(revision, None, wanted, start="", limit=OPERATIONS_MAX)
+    if diff.next is not None:
+        raise TooManyKeys(
+            f"more than {OPERATIONS_MAX} keys would have to be changed at once: roll back a longer prefix"
+        )
+    differences = [each for each in diff.differences if key is None or each.key == key]
+    operations = tuple(_back_to(each.key, each.before) for each in differences)
+    if key is None:
+        return Txn(operations, (Unchanged(prefix, diff.last),))
+    now = differences[0].after if differences else reads.key(key)[0]
+    return Txn(operations, (Compare(key, Target.REVISION, Relation.EQUAL, now.revision if now else 0),))
+
+
+def _back_to(key: str, record: Record | None) -> SetKey | DeleteKey:
+    # Its lease of then may have ended long ago: it comes back without.
+    return DeleteKey(key) if record is None else SetKey(key, record.value, record.content_type)
