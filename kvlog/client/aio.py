@@ -27,7 +27,7 @@ from kvlog.client.results import (
     Version,
     Written,
 )
-from kvlog.client.shared import Shared
+from kvlog.client.shared import Shared, addresses
 from kvlog.client.txn import TxnBuilder
 from kvlog.client.writes import Ack
 
@@ -240,7 +240,7 @@ class AsyncClient:
 
     async def status(self, node: str | None = None) -> dict[str, Any]:
         """What a node says of itself; see Client.status."""
-        return await self._caller.do(reads.status(), node=node)
+        return await self._caller.do(reads.status(), node=None if node is None else addresses(node)[0])
 
     async def aclose(self) -> None:
         """Close connections and watches; leases are kept alive no longer. Calls under way end soon."""

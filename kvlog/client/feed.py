@@ -21,8 +21,8 @@ EVENT_STREAM = "text/event-stream"
 SILENCE_FACTOR = 3
 """A stream on which nothing comes for so many heartbeats is cut."""
 
-RETRY_S, RETRY_MAX_S = 1.0, 2.0
-"""The time between two streams, if the nodes do not say, and at most."""
+RETRY_S, RETRY_MIN_S, RETRY_MAX_S = 1.0, 0.1, 2.0
+"""The time between two streams, if the nodes do not say, and whatever they say."""
 
 HEARTBEAT_S = 10.0
 PATIENCE_S = 60.0
@@ -103,7 +103,7 @@ class Feed:
     def pause(self) -> float:
         """Seconds that are to be between two streams, if the nodes had their way."""
         retry_ms = self._parser.retry_ms
-        return RETRY_S if retry_ms is None else min(retry_ms / 1000, RETRY_MAX_S)
+        return RETRY_S if retry_ms is None else min(max(retry_ms / 1000, RETRY_MIN_S), RETRY_MAX_S)
 
     def take(self, piece: bytes) -> Taken:
         """What a piece of the stream brings."""

@@ -89,8 +89,6 @@ class Call(Generic[T]):
         build: the request for a try that may take so many seconds.
         read: what an answer means; None if it is an error like any other call's.
         request_id: a write's id, under which it may be sent as often as need be; "" for what changes nothing.
-        holds_for_good: a condition that does not hold now never will. Else an earlier try that is still on its
-            way may find that it holds.
         if_unknown: what to do about a write of which it is not known whether it happened.
     """
 
@@ -98,7 +96,6 @@ class Call(Generic[T]):
     build: Callable[[float], Request]
     read: Callable[[Answer], Done[T] | Again | None]
     request_id: str = ""
-    holds_for_good: bool = True
     if_unknown: str = ""
 
 

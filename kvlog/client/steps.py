@@ -67,9 +67,10 @@ def steps(
         reply = yield Send(address, call.build(step.seconds), step.seconds)
         if isinstance(reply, Answer):
             shared.saw(reply.revision)
-            found = _judged(call, reply, attempts, shared)
+            found = _judged(call, reply, shared)
             if isinstance(found, Done):
-                shared.prefer(address)
+                if node is None:
+                    shared.prefer(address)
                 shared.saw(found.revision)
                 return found.value
             said[address] = found
@@ -84,17 +85,12 @@ def steps(
             attempts.failed(clock(), in_doubt=reply.sent and bool(call.request_id))
 
 
-def _judged(call: Call[T], answer: Answer, attempts: Attempts, shared: Shared) -> Done[T] | Again:
+def _judged(call: Call[T], answer: Answer, shared: Shared) -> Done[T] | Again:
     try:
         return judge(call, answer)
-    except ConditionFailed as error:
-        shared.prefer(answer.node)
-        shared.saw(error.revision)
-        if attempts.in_doubt and not call.holds_for_good:
-            reason = "an earlier try of it may still be on its way, and may find that the condition holds"
-            raise _unknown(call, f"{error}, but {reason}") from error
-        raise
-    except ClientError:
+    except ClientError as error:
+        # A condition that did not hold is in the log, under the write's id: it is the answer to all tries.
+        shared.saw(error.revision if isinstance(error, ConditionFailed) else 0)
         shared.prefer(answer.node)
         raise
 

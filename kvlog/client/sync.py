@@ -26,7 +26,7 @@ from kvlog.client.results import (
     Version,
     Written,
 )
-from kvlog.client.shared import Shared
+from kvlog.client.shared import Shared, addresses
 from kvlog.client.txn import TxnBuilder
 from kvlog.client.watch import Watch
 from kvlog.client.writes import Ack
@@ -396,7 +396,7 @@ class Client:
         Raises:
             NoNodes: it could not be reached.
         """
-        return self._caller.do(reads.status(), node=node)
+        return self._caller.do(reads.status(), node=None if node is None else addresses(node)[0])
 
     def close(self) -> None:
         """Close connections and watches; leases are kept alive no longer. Calls under way end soon."""

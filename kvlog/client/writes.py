@@ -84,8 +84,7 @@ def put(
         return Done(written, found.revision)
 
     build = _builder("PUT", path, request_id, {**expiry_of(ttl, lease), "ack": ack}, headers, as_bytes(value))
-    # A revision never comes back, but a key that is there may be absent again.
-    return Call(f"put {key!r}", build, read, request_id, holds_for_good=if_revision != 0)
+    return Call(f"put {key!r}", build, read, request_id)
 
 
 def delete(key: str, *, if_revision: int | None, ack: Ack, request_id: str) -> Call[Deleted]:
