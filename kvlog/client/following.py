@@ -47,9 +47,10 @@ class Following:
         Raises:
             ClientError: it cannot begin.
         """
-        if self.error is not None:
+        if self.error is not None and self.feed.position is None:
             raise self.error
         self._patience, self._outage_since = patience, None
+        self.revision = self._ready[0].revision - 1 if self._ready else self.feed.position or 0
 
     def next(self) -> Event | None:
         """The next event, if it has come."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -58,8 +60,8 @@ def failure(error: Exception) -> Failure:
         return Failure("no answer in time", sent)
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return Failure(cause.strerror.lower(), sent)
+        if isinstance(cause, OSError) and cause.errno and cause.errno in errno.errorcode:
+            return Failure(os.strerror(cause.errno).lower(), sent)
         cause = cause.__cause__ or cause.__context__
     return Failure(str(error) or type(error).__name__, sent)
 
