@@ -272,7 +272,7 @@ class Client:
 
             with client.watch("jobs/") as changes:
                 for event in changes:
-                    ...
+                    print(event.revision, event.changes)
 
         Args:
             prefix: which keys; all by default.
@@ -347,7 +347,7 @@ class Client:
 
             with client.lease(10) as lease:
                 client.put("workers/7", "here", lease=lease.id)
-                ...
+                do_the_work()
 
         Args:
             ttl: seconds that it lives after it was kept alive last, 1 to 31,536,000.

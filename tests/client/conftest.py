@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Self
@@ -13,6 +14,9 @@ import pytest
 
 from kvlog import AsyncClient, Client
 from kvlog.client import AsyncLease, AsyncLock, AsyncPages, AsyncTxn, AsyncWatch
+from kvlog.cluster import Cluster, ClusterNode
+from kvlog.ensemble import LocalEnsemble
+from kvlog.processes import ProcessKeeper, free_ports
 
 from .scripted_node import Reply, Script, ScriptedNode
 
@@ -130,3 +134,28 @@ def make_node() -> Iterator[Callable[..., ScriptedNode]]:
     yield make
     for node in made:
         node.close()
+
+
+@pytest.fixture(scope="module")
+def standing(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]:
+    """Three nodes; a test may kill or pause them."""
+    name = f"client-{uuid.uuid4().hex[:8]}"
+    cluster = Cluster(
+        keeper, ensemble.hosts, ports=free_ports(3), root=f"/{name}", directory=keeper.directory / name
+    )
+    yield cluster
+    for node in cluster.running:
+        node.resume()
+        node.kill()
+
+
+@pytest.fixture
+def nodes(standing: Cluster) -> list[ClusterNode]:
+    """The nodes of the standing cluster, all of them up, the leader first."""
+    for node in standing.nodes:
+        if node.running:
+            node.resume()
+        else:
+            node.start(wait=False)
+    leader = standing.wait_until_settled()
+    return [leader, *(node for node in standing.nodes if node is not leader)]
