@@ -42,7 +42,8 @@ PARTS = {
     "ensemble": {"errors", "processes", "ensemble"},
     "cluster": {"errors", "processes"},  # starts server.py and speaks HTTP, as a user would
     "demo": {"errors", "core", "processes", "ensemble", "cluster", "zookeeper.peek", "demo"},
-    "kvlog": set(),
+    "client": {"client"},  # for users: it knows the API, and nothing of how a node does it
+    "kvlog": {"client"},  # offers it, and imports it only when it is asked for
     "server.py": {"errors", "config", "assembly"},
     "demo.py": {"errors", "demo"},
 }
@@ -60,7 +61,9 @@ THIRD_PARTIES = {
         "zookeeper",
         "api",
         "cli",
+        "client",
     },
+    "httpx": {"client"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"store"},
     "flask": {"api"},
