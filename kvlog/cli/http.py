@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -45,6 +45,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ready: bool
     reason: str
     members: tuple[MemberSeen, ...]
+    leader: MemberSeen | None = None
     halted_at: int | None = None
     staleness_ms: int | None = None
     path: str | None = None
@@ -62,7 +63,8 @@ class Answer:
     @property
     def reason(self) -> str:
         """What the node says is wrong."""
-        return str(self.body.get("error") or self.body.get("reason") or f"HTTP status {self.status}")
+        said = (self.body.get(name) for name in ("detail", "error", "reason"))
+        return str(next(filter(None, said), f"HTTP status {self.status}"))
 
 
 class Nodes:
@@ -73,11 +75,18 @@ class Nodes:
         self._pool = urllib3.PoolManager(num_pools=16, maxsize=16, retries=False)
 
     def ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = ANSWER_S
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float = ANSWER_S,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """The answer of the first node that gives one which is not its own trouble (5xx).
 
-        Only for what may be asked twice: a node whose answer is lost may have done it.
+        Only for what may be asked twice, by itself or by an Idempotency-Key among the ``headers``: a node whose
+        answer is lost may have done it.
 
         Raises:
             Unavailable: no node gave such an answer; says of each what it did.
@@ -85,7 +94,7 @@ class Nodes:
         reasons = []
         for url in self.urls:
             try:
-                answer = self.ask_one(url, method, path, body, timeout_s=timeout_s)
+                answer = self.ask_one(url, method, path, body, timeout_s=timeout_s, headers=headers)
             except Unavailable as error:
                 reasons.append(str(error))
                 continue
@@ -102,19 +111,20 @@ class Nodes:
         body: dict[str, Any] | None = None,
         *,
         timeout_s: float = ANSWER_S,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One node's answer.
 
         Raises:
             Unavailable: it cannot be reached, does not answer in time, or is no node of kvlog.
         """
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        kind = {} if body is None else {"Content-Type": "application/json"}
         try:
             response = self._pool.request(
                 method,
                 f"{url}{path}",
                 body=None if body is None else msgspec.json.encode(body),
-                headers=headers,
+                headers={**kind, **(headers or {})},
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
                 redirect=False,
                 preload_content=False,
