@@ -303,7 +303,8 @@ def _assemble(
 
     # Granian's worker does not run atexit functions on SIGTERM, but multiprocessing's finalizers (measured).
     Finalize(None, close, exitpriority=100)
-    runtime.start(log=ZooKeeperLog(session), election=ZooKeeperElection(session, me), peers=peers)
+    log = ZooKeeperLog(session)
+    runtime.start(log=log, election=ZooKeeperElection(session, me), peers=peers)
     session.start()
     service = make_service(
         settings,
@@ -311,6 +312,7 @@ def _assemble(
         runtime=runtime,
         store=store,
         peers=peers,
+        log=log,
         clock=clock,
         kill=kill,
         copy_store=store.snapshot,

@@ -33,11 +33,16 @@ class KvlogError(Exception):
 
 
 class InvalidInput(KvlogError):
-    """A request that cannot be accepted as it is. ``status`` is the HTTP status that says so."""
+    """A request that cannot be accepted as it is.
 
-    def __init__(self, reason: str, *, status: int = 400) -> None:
+    ``status`` is the HTTP status that says so, ``problem`` the name of the problem where the status does not tell
+    it (see api.problems).
+    """
+
+    def __init__(self, reason: str, *, status: int = 400, problem: str = "") -> None:
         super().__init__(reason)
         self.status = status
+        self.problem = problem
 
 
 class SettingsError(KvlogError):

@@ -284,10 +284,17 @@ class MemoryTransaction:
         """See machine.Transaction."""
         self.changes[revision] = changes
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
+    def drop(self, revision: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
         """See machine.Transaction."""
-        old = [(at, self.changes.pop(at)) for at in [at for at in self.changes if at <= revision][:limit]]
-        return [(at, tuple(change.key for change in kept.changes if change.after is None)) for at, kept in old]
+        deletions: list[tuple[int, str]] = []
+        dropped = latest = 0
+        for at in [at for at in self.changes if at <= revision]:
+            if dropped >= limit:
+                return latest, deletions
+            kept = self.changes.pop(at).changes
+            deletions += [(at, change.key) for change in kept if change.after is None]
+            dropped, latest = dropped + len(kept), at
+        return revision, deletions
 
     def clear_kept(self) -> None:
         """See machine.Transaction."""

@@ -213,6 +213,19 @@ class Store(View, Protocol):
         """Give the files back."""
 
 
+class EntryReader(Protocol):
+    """The log, for whoever wants to look at it; decides nothing."""
+
+    def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:
+        """The entries from an index on, up to one that is not there; ``count`` of them at most (128).
+
+        Callable from any thread, which waits for them.
+
+        Raises:
+            Unavailable: ZooKeeper did not answer.
+        """
+
+
 class Clock(Protocol):
     """Time, of which the core is told."""
 

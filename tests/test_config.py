@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvlog.config import Settings, parse
+from kvlog.core.machine import HISTORY_REVISIONS
 from kvlog.errors import SettingsError
 
 ZK = ("--zk", "127.0.0.1:2181")
@@ -23,6 +24,7 @@ DEFAULTS = Settings(
     retain_entries=10_000,
     log_bytes_max=256 * 2**20,
     request_window=100_000,
+    history=HISTORY_REVISIONS,
     failpoint="",
 )
 
@@ -47,6 +49,7 @@ FLAGS = [
     ("retain_entries", ["--retain", "20"], "KVLOG_RETAIN", "30"),
     ("log_bytes_max", ["--log-limit-mb", "1"], "KVLOG_LOG_LIMIT_MB", "2"),
     ("request_window", ["--request-window", "100"], "KVLOG_REQUEST_WINDOW", "200"),
+    ("history", ["--history", "0"], "KVLOG_HISTORY", "200"),
 ]
 
 
@@ -141,6 +144,8 @@ ERRORS = [
     ((*ZK, "--session-timeout", "0.5"), "--session-timeout 0.5: must be from 1 to 120"),
     ((*ZK, "--session-timeout", "inf"), "--session-timeout inf: must be from 1 to 120"),
     ((*ZK, "--session-timeout", "long"), "--session-timeout 'long': must be a number"),
+    ((*ZK, "--history", "-1"), "--history -1: must be from 0 to 10000000"),
+    ((*ZK, "--history", "10000001"), "--history 10000001: must be from 0 to 10000000"),
     ((*ZK, "--demo", "perhaps"), "--demo 'perhaps': must be 1 or 0"),
 ]
 

@@ -21,13 +21,15 @@ import lmdb
 import msgspec
 import pytest
 
-from kvlog.core.machine import Identity, Position, Remembered
+from kvlog.core.commands import OPERATIONS_MAX, SetKey, Txn
+from kvlog.core.machine import Gap, Identity, Position, Record, Remembered
 from kvlog.errors import InvariantViolation, StoreDamaged, StoreFailure, Unavailable
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
 from kvlog.store import quarantine
 from kvlog.store.directories import settle_files
 from kvlog.store.lmdb_copy import Pace, StoreCopy
-from kvlog.store.lmdb_files import seal
+from kvlog.store.lmdb_files import hashed_key, seal
+from kvlog.store.lmdb_history import Row
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.lmdb_verify import verify
 from kvlog.store.quarantine import check_store, inspect
@@ -38,11 +40,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def chain_of(count: int, value_bytes: int = 100, window: int = 50) -> RequestChain:
-    """A log with requests, puts, deletes, long keys and values that take pages of their own."""
+    """A log with requests, puts, deletes, leases, long keys and values that take pages of their own."""
     chain = RequestChain(window)
     for number in range(count):
         if number % 7 == 3:
             chain.delete(f"key{number - 1}")
+        elif number % 7 == 4:
+            chain.command(f"r{number}", Txn((SetKey(f"key{number}", b"\xff" * value_bytes, ttl_ms=5_000),)))
         elif number % 7 == 5:
             chain.put("ключ" * 20 + str(number % 50), "v" * (value_bytes * 60))
         else:
@@ -353,7 +357,7 @@ def test_a_store_is_made_the_beginning_of_another_log(tmp_path: Path):
 
 def tamper(directory: Path, table: bytes, change: Callable[[lmdb.Transaction], None]) -> None:
     """Change what is in a table, below the store's surface but with LMDB's own means."""
-    with closing(lmdb.open(str(directory), max_dbs=5)) as environment:
+    with closing(lmdb.open(str(directory), max_dbs=7)) as environment:
         database = environment.open_db(table)
         with environment.begin(write=True, db=database) as transaction:
             change(transaction)
@@ -386,7 +390,42 @@ def replace_position(**changes: object) -> Callable[[lmdb.Transaction], None]:
     return change
 
 
-REMEMBERED = seal(b"rx", msgspec.msgpack.encode(Remembered(999, 1, "", False)))
+def sealed(key: bytes, value: object) -> bytes:
+    return seal(key, msgspec.msgpack.encode(value))
+
+
+def change_at(revision: int, name: bytes, /, **fields: object) -> Callable[[lmdb.Transaction], None]:
+    """Write the change of a key at a revision, or one that was not there, with a checksum that is right."""
+
+    def change(transaction: lmdb.Transaction) -> None:
+        key = hashed_key(revision, name)
+        found = transaction.get(key)
+        row = msgspec.msgpack.decode(found[4:], type=Row) if found else ROW
+        transaction.put(key, sealed(key, msgspec.structs.replace(row, **fields)))
+
+    return change
+
+
+def in_order(*changes: Callable[[lmdb.Transaction], None]) -> Callable[[lmdb.Transaction], None]:
+    def change(transaction: lmdb.Transaction) -> None:
+        for each in changes:
+            each(transaction)
+
+    return change
+
+
+def gone(revision: int, key: bytes) -> Callable[[lmdb.Transaction], None]:
+    def change(transaction: lmdb.Transaction) -> None:
+        assert transaction.delete(hashed_key(revision, key))
+
+    return change
+
+
+# In the log of these stores, entry n has revision n + 1. key0 was put at 1 and stayed, key2 was put at 3 and
+# deleted at 4, key9 at 10 and 11; the lease of key4 is the one of revision 5.
+ROW = Row("x", 0, 1, 1, Record(b"v", 1, 1, 1), None, 0)
+LEASE = 5 * OPERATIONS_MAX
+REMEMBERED = sealed(b"rx", Remembered(999, 1, "", False))
 DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
     "a bit of a record": (b"data", flip(b"key0", -1), "is not what was written"),
     "a bit of a checksum": (b"data", flip(b"key0", 0), "is not what was written"),
@@ -394,10 +433,14 @@ DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
     "a record is gone": (b"data", lambda table: table.delete(b"key0"), "have the digest"),
     "a record too much": (
         b"data",
-        lambda table: table.put(b"x", seal(b"x", b"\x94\xa1v\1\1\1")),
+        lambda table: table.put(b"x", sealed(b"x", Record(b"v", 0, 0, 1))),
         "have the digest",
     ),
-    "a key that is no text": (b"data", lambda table: table.put(b"\xff", seal(b"\xff", b"\x90")), "is not UTF-8"),
+    "a key that is no text": (
+        b"data",
+        lambda table: table.put(b"\xff", sealed(b"\xff", Record(b"v", 0, 0, 1))),
+        "is not UTF-8",
+    ),
     "a bit of a request": (b"requests", flip(b"r39", -1), "is not what was written"),
     "a request is not listed": (b"revisions", lambda table: table.delete((40).to_bytes(8, "big")), "not listed"),
     "a listed request is gone": (b"requests", lambda table: table.delete(b"r39"), "lists other ones"),
@@ -406,10 +449,77 @@ DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
     "no position": (b"meta", lambda table: table.delete(b"position"), "nothing of its position"),
     "another digest": (b"meta", replace_position(digest="00" * 16), "its position says 0000"),
     "no format": (b"meta", lambda table: table.delete(b"format"), "nothing of its format"),
-    "a tombstone without a gap": (
+    "a bit of a tombstone": (b"tombstones", flip(b"key2", -1), "is not what was written"),
+    "a tombstone of what is not kept": (
         b"tombstones",
         lambda table: table.put(b"k", seal(b"k", b"1")),
+        "what happened to b'k' at revision 1 is not kept",
+    ),
+    "a tombstone below what is kept": (
+        b"tombstones",
+        lambda table: table.put(b"k", seal(b"k", b"0")),
         "missed nothing",
+    ),
+    "a tombstone of a key that is there": (
+        b"tombstones",
+        lambda table: table.put(b"key0", seal(b"key0", b"1")),
+        "a tombstone of b'key0', and that key",
+    ),
+    "a tombstone at another deletion": (
+        b"tombstones",
+        lambda table: table.put(b"key2", seal(b"key2", b"3")),
+        "kept of b'key2' at revision 3 is something else",
+    ),
+    "a tombstone is gone": (b"tombstones", lambda table: table.delete(b"key2"), "nothing leads to"),
+    "a bit of a change": (b"changes", flip(hashed_key(1, b"key0"), -1), "is not what was written"),
+    "two changes changed places": (
+        b"changes",
+        swap(hashed_key(1, b"key0"), hashed_key(5, b"key4")),
+        "is not what was written",
+    ),
+    "a record's change is gone": (b"changes", gone(1, b"key0"), "what happened to b'key0' at revision 1"),
+    "a deletion's change is gone": (b"changes", gone(4, b"key2"), "what happened to b'key2' at revision 4"),
+    "the change before a deletion is gone": (b"changes", gone(3, b"key2"), "to b'key2' at revision 3 is not kept"),
+    "a change too much": (b"changes", change_at(1, b"x"), "nothing leads to"),
+    "a change that leads to another one": (b"changes", change_at(4, b"key2", deleted=3), "is no change of"),
+    "a change of nothing": (b"changes", change_at(7, b"x", after=None), "is no change of"),
+    "a change of another revision": (b"changes", change_at(2, b"x"), "is no change of"),
+    "a change of another key": (b"changes", change_at(1, b"key0", key="key1"), "is no change of"),
+    "a change of something else": (
+        b"changes",
+        change_at(1, b"key0", after=Record(b"w", 1, 1, 1)),
+        "kept of b'key0' at revision 1 is something else",
+    ),
+    "a change after something else": (
+        b"changes",
+        change_at(4, b"key2", before=Record(b"w", 3, 3, 1)),
+        "kept of b'key2' at revision 3 is something else",
+    ),
+    "a change of the future": (
+        b"changes",
+        change_at(99, b"x", after=Record(b"v", 99, 99, 1)),
+        "is kept of revision 99, but it tells of 0 to 40",
+    ),
+    "more is told of than is kept": (b"meta", replace_position(history=3), "but it tells of 3 to 40"),
+    "a past with gaps": (b"meta", replace_position(gaps=(Gap(1, 2, ""),)), "nothing leads to"),
+    "a bit of a lease's list": (b"attached", flip(hashed_key(LEASE, b"key4"), -1), "not listed under its lease"),
+    "a key is not listed": (
+        b"attached",
+        lambda table: table.delete(hashed_key(LEASE, b"key4")),
+        "b'key4' is not listed under its lease 5000",
+    ),
+    "a listed key too much": (
+        b"attached",
+        lambda table: table.put(hashed_key(7, b"key0"), seal(hashed_key(7, b"key0"), b"key0")),
+        "its leases list other keys",
+    ),
+    "a key is listed elsewhere": (
+        b"attached",
+        in_order(
+            lambda table: table.delete(hashed_key(LEASE, b"key4")),
+            lambda table: table.put(hashed_key(7, b"key4"), seal(hashed_key(7, b"key4"), b"key4")),
+        ),
+        "b'key4' is not listed under its lease 5000",
     ),
 }
 
@@ -469,10 +579,37 @@ def test_reading_what_was_not_written_fails(tmp_path: Path):
     filled(tmp_path / "store", chain_of(40)).close()
     tamper(tmp_path / "store", b"data", swap(b"key0", b"key1"))
     tamper(tmp_path / "store", b"requests", flip(b"r39", 2))
+    tamper(tmp_path / "store", b"changes", flip(hashed_key(4, b"key2"), -1))
+    tamper(tmp_path / "store", b"tombstones", flip(b"key9", -1))
+    tamper(tmp_path / "store", b"attached", flip(hashed_key(LEASE, b"key4"), -1))
     with closing(LmdbStore(tmp_path / "store")) as store:
         assert store.get("key4") is not None
-        for read in (lambda: store.get("key0"), lambda: store.read("key1"), lambda: store.request("r39")):
+        for read in (
+            lambda: store.get("key0"),
+            lambda: store.read("key1"),
+            lambda: store.request("r39"),
+            lambda: store.page("key", limit=1, bytes_max=1),
+            lambda: store.read("key2", at=3),
+            lambda: store.read("key9", at=10),
+            lambda: store.count("key9", at=10),
+            lambda: store.versions("key2", limit=9),
+            lambda: store.kept(2, limit=9, bytes_max=10**9),
+            lambda: store.changed_since("key", 3),
+            lambda: store.attached(LEASE, 1),
+        ):
             with pytest.raises(StoreDamaged, match="is not what was written"):
+                read()
+
+
+def test_a_past_that_leads_nowhere_is_damage(tmp_path: Path):
+    """A change that is missing where the key's record leads to, or one that leads back to itself."""
+    filled(tmp_path / "store", chain_of(40)).close()
+    tamper(
+        tmp_path / "store", b"changes", in_order(gone(1, b"key0"), change_at(4, b"key2", before=None, deleted=4))
+    )
+    with closing(LmdbStore(tmp_path / "store")) as store:
+        for read in (lambda: store.read("key0", at=0), lambda: store.read("key2", at=0)):
+            with pytest.raises(StoreDamaged, match="is not kept"):
                 read()
 
 
@@ -677,7 +814,7 @@ def test_a_store_that_cannot_be_read_is_not_put_aside(tmp_path: Path, harm: str)
     reason = "failed"
     if harm == "another format":
         tamper(tmp_path / "store", b"meta", lambda table: table.put(b"format", b"1"))
-        reason = "has format 1, this kvlog knows 2"
+        reason = "has format 1, this kvlog knows 3"
     elif harm == "a directory":
         path.rename(tmp_path / "kept")
         path.mkdir()
@@ -721,7 +858,7 @@ def test_a_node_with_a_store_of_another_format_ends_with_5(tmp_path: Path, keepe
     tamper(tmp_path / "store", b"meta", lambda table: table.put(b"format", b"1"))
 
     assert start_node(keeper, tmp_path).wait(WAIT_S) == 5
-    assert "has format 1, this kvlog knows 2" in (tmp_path / "log").read_text()
+    assert "has format 1, this kvlog knows 3" in (tmp_path / "log").read_text()
     assert names(tmp_path) == ["lock", "log", "store"]
 
 

@@ -1,4 +1,4 @@
-"""Any life of a store on the disk ends with what the log says (M1, M4 to M8)."""
+"""Any life of a store on the disk ends with what the log says (M1, M4 to M10)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from contextlib import closing
 from pathlib import Path
 
 import hypothesis.strategies as st
+import msgspec
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvlog.core.commands import fingerprint, update
+from kvlog.core.commands import SetKey, Txn, fingerprint
 from kvlog.core.entry import SEGMENT_ENTRIES, Delete, Put, Request
 from kvlog.core.evaluate import evaluate
-from kvlog.core.machine import Identity
-from kvlog.memory_store import MemoryTransaction
+from kvlog.core.machine import Changes, Identity
+from kvlog.errors import GapsInHistory
 from kvlog.store.directories import INCOMING, STORE, settle_files
 from kvlog.store.lmdb_store import LmdbStore
-from kvlog.store.lmdb_verify import verify
+from kvlog.store.lmdb_verify import verify, verify_contents
 from tests.chain import Chain
 
 WINDOW = 6
+HISTORY = 5
 KEYS = st.sampled_from(["a", "ключ"])
 MEMORY = Path("/dev/shm")
 """Where thousands of transactions cost no disk, if it is there: what is shown here is the order of things."""
@@ -30,7 +33,8 @@ MEMORY = Path("/dev/shm")
 class Lives(RuleBasedStateMachine):
     """A store that is applied to, stopped, trimmed past, left stale, filled, lost and copied over.
 
-    ``chain`` is the log and, beside it, the state that a replica has which missed nothing.
+    ``chain`` is the log and, beside it, the state of a replica that missed nothing and keeps all of the past;
+    ``floor`` is the lowest revision that the store has to be able to tell.
     """
 
     @initialize()
@@ -39,7 +43,8 @@ class Lives(RuleBasedStateMachine):
         self.chain = Chain(window=WINDOW)
         self.trimmed = 0
         self.named = 0
-        self.store = LmdbStore(self.data_dir / STORE)
+        self.store = LmdbStore(self.data_dir / STORE, history=HISTORY)
+        self.floor = 0
         assert isinstance(self.chain.position.identity, Identity)
         self.store.adopt(self.chain.position.identity)
 
@@ -47,24 +52,52 @@ class Lives(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         self.heal()
+        self.whatever_has_happened()
         position = self.store.position()
-        assert position == self.chain.position
+        assert position == msgspec.structs.replace(self.chain.position, history=self.floor)
         assert dict(self.store.items()) == self.chain.records
         assert dict(self.store.requests()) == self.chain.requests
         self.store.close()
         assert verify(self.data_dir / STORE).position == position
         shutil.rmtree(self.data_dir)
 
+    @invariant()
+    def whatever_has_happened(self) -> None:
+        """The tables fit together, and what is kept is what the log says (M10)."""
+        if not hasattr(self, "store"):
+            return
+        files = self.store._files
+        with files.environment.begin() as transaction:
+            position = verify_contents(files, transaction).position
+        if position.gaps:
+            with pytest.raises(GapsInHistory):
+                self.store.kept(position.revision, limit=1, bytes_max=1)
+            return
+        assert position.history == self.floor
+        kept = self.store.kept(self.floor, limit=10_000, bytes_max=1 << 30).changes
+        expected = [pair for pair in self.chain.kept if self.floor < pair[0] <= position.revision]
+        assert [self.told(*pair) for pair in expected] == [self.told(*pair) for pair in kept]
+
+    def told(self, revision: int, changes: Changes) -> object:
+        """What is told of a revision; a deletion below the floor may be forgotten."""
+        return revision, msgspec.structs.replace(
+            changes,
+            changes=tuple(
+                msgspec.structs.replace(change, deleted=change.deleted if change.deleted > self.floor else 0)
+                for change in changes.changes
+            ),
+        )
+
     # --- the log ---
 
-    @rule(key=KEYS, value=st.text(max_size=3), named=st.booleans())
-    def put(self, key: str, value: str, named: bool) -> None:
-        view = MemoryTransaction(self.chain.records, {}, self.chain.requests)
+    @rule(key=KEYS, value=st.binary(max_size=3), named=st.booleans(), ttl_ms=st.sampled_from([0, 1_000]))
+    def put(self, key: str, value: bytes, named: bool, ttl_ms: int) -> None:
+        view = self.chain.transaction
         self.named += named
         request_id = f"r{self.named % 9}" if named else ""  # ids come again, once they are forgotten
         if request_id and view.request(request_id) is not None:
             return
-        command, revision = update(key, value), self.chain.position.revision + 1
+        command, revision = Txn((SetKey(key, value, ttl_ms=ttl_ms),)), self.chain.position.revision + 1
         check = fingerprint(command) if request_id else ""
         self.chain.request(evaluate(view, command, revision, request_id=request_id, check=check))
 
@@ -111,18 +144,20 @@ class Lives(RuleBasedStateMachine):
             self.store.apply(
                 tuple(self.chain.entries[gap.first : min(gap.last + 1, gap.first + count)]), fill=True
             )
+            self.floor = self.store.position().revision  # if that was the last of them
 
     @rule()
     def stop_and_start(self) -> None:
         self.store.close()
         settle_files(self.data_dir)
-        self.store = LmdbStore(self.data_dir / STORE)
+        self.store = LmdbStore(self.data_dir / STORE, history=HISTORY)
 
     @rule()
     def lose_the_disk(self) -> None:
         self.store.close()
         shutil.rmtree(self.data_dir / STORE)
-        self.store = LmdbStore(self.data_dir / STORE)
+        self.store = LmdbStore(self.data_dir / STORE, history=HISTORY)
+        self.floor = 0
         assert self.chain.position.identity is not None
         self.store.adopt(self.chain.position.identity)
 
@@ -131,15 +166,15 @@ class Lives(RuleBasedStateMachine):
         self.trimmed = max(self.trimmed, round(share * len(self.chain.entries)))
 
     @precondition(lambda self: self.chain.entries)
-    @rule(behind=st.integers(0, 4))
-    def install(self, behind: int) -> None:
-        """A copy of a replica that missed nothing, and may be a little behind."""
+    @rule(behind=st.integers(0, 4), history=st.sampled_from([0, HISTORY, 1_000]))
+    def install(self, behind: int, history: int = 1_000) -> None:
+        """A copy of a replica that missed nothing, may be a little behind, and keeps so many revisions."""
         index = len(self.chain.entries) - 1 - behind
         if index < max(self.store.position().applied_index, self.trimmed - 1):
             return
         with (
             tempfile.TemporaryDirectory(dir=self.data_dir) as other,
-            closing(LmdbStore(Path(other) / STORE)) as source,
+            closing(LmdbStore(Path(other) / STORE, history=history)) as source,
         ):
             assert self.chain.position.identity is not None
             source.adopt(self.chain.position.identity)
@@ -149,13 +184,14 @@ class Lives(RuleBasedStateMachine):
             with closing(source.snapshot()) as copy, (incoming / "data.mdb").open("wb") as file:
                 file.writelines(copy)
         assert verify(incoming).position.applied_index == index
-        self.store.install(str(incoming))
+        self.floor = self.store.install(str(incoming)).history
 
     def apply_up_to(self, last: int) -> None:
         first = self.store.position().applied_index + 1
         entries = tuple(self.chain.entries[first : last + 1])
         if entries and first >= self.trimmed:
-            self.store.apply(entries, fill=False)
+            position = self.store.apply(entries, fill=False)
+            self.floor = max(self.floor, position.revision - HISTORY)
 
     def heal(self) -> None:
         """What a node does in the end: fill, or take a copy over, then apply the rest."""
@@ -164,7 +200,8 @@ class Lives(RuleBasedStateMachine):
         if needed < self.trimmed:
             self.install(0)
         while gaps := self.store.position().gaps:
-            self.store.apply(tuple(self.chain.entries[gaps[0].first : gaps[0].last + 1]), fill=True)
+            position = self.store.apply(tuple(self.chain.entries[gaps[0].first : gaps[0].last + 1]), fill=True)
+            self.floor = position.revision
         self.apply_up_to(len(self.chain.entries))
 
 

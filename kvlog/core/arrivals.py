@@ -40,6 +40,12 @@ class Arrivals:
         """That of the latest entry."""
         return self._kept[-1] if self._kept else None
 
+    def of_revision(self, revision: int) -> Arrival | None:
+        """That of the entry which holds the request at a revision, if it is remembered."""
+        at = bisect_left(self._kept, revision, key=lambda arrival: arrival.last_revision)
+        found = self._kept[at] if at < len(self._kept) else None
+        return found if found is not None and found.first_revision <= revision else None
+
     def of_index(self, index: int) -> Arrival | None:
         """That of the entry at ``index``, if it is remembered."""
         at = bisect_left(self._kept, index, key=lambda arrival: arrival.index)

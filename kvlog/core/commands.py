@@ -19,9 +19,12 @@ TTL_MAX_MS = 365 * 86_400_000
 
 
 class Failure(StrEnum):
-    """Why a request was not carried out. It has a revision nevertheless: as of that one, it was so."""
+    """Why a request was not carried out, or not in the way that was wanted first.
 
-    CONDITION = "condition"  # a comparison did not hold
+    It has a revision nevertheless: as of that one, it was so.
+    """
+
+    CONDITION = "condition"  # a comparison did not hold: instead, what was to be done otherwise
     LEASE = "lease"  # there is no such lease
 
 
@@ -96,12 +99,14 @@ Operation = SetKey | DeleteKey
 class Txn(msgspec.Struct, frozen=True, tag="txn"):
     """If all conditions hold, carry out ``then``, else ``otherwise``: at one revision, all of it or nothing.
 
-    No key is in one branch twice. Without ``otherwise``, conditions that do not hold make the request fail.
+    No key is in one branch twice. ``asked`` is what the client has asked for, where the operations follow from
+    that and from the state (a rollback): it alone tells a repetition then.
     """
 
     then: tuple[Operation, ...] = ()
     conditions: tuple[Condition, ...] = ()
     otherwise: tuple[Operation, ...] = ()
+    asked: str = ""
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
@@ -139,4 +144,6 @@ def update(key: str, value: str) -> Txn:
 
 def fingerprint(command: Command) -> str:
     """What tells a repetition of a request from another one under the same id."""
+    if isinstance(command, Txn) and command.asked:
+        command = Txn(asked=command.asked)
     return hashlib.blake2b(msgspec.msgpack.encode(command), digest_size=16).hexdigest()

@@ -106,8 +106,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         id: name of the request, unique as long as it is remembered; empty for one that nobody will ask about.
         fingerprint: what tells another request with the same id from a repetition of this one.
         cancels: no request with this id was committed before, and none will be.
-        failed: why it was not carried out, one of the values of commands.Failure; empty if it was.
-        effects: what it does.
+        failed: why it was not carried out as wanted, one of the values of commands.Failure; empty if it was.
+        effects: what it does; also what a transaction does whose conditions do not hold.
     """
 
     id: str = ""

@@ -32,7 +32,7 @@ from kvlog.core.commands import (
     Txn,
     Unchanged,
 )
-from kvlog.core.entry import SYSTEM, Delete, Effect, Put, Request, check_fits, encode_value
+from kvlog.core.entry import SYSTEM, Delete, Effect, Put, Request, check_fits, encode_request, encode_value
 from kvlog.core.machine import Record, Remembered
 
 LEASES = SYSTEM + "lease/"
@@ -118,11 +118,15 @@ def evaluate(view: View, command: Command, revision: int, *, request_id: str = "
 
     ``check`` is the command's fingerprint, where a client has chosen the id.
     """
+    failed = ""
+    effects: tuple[Effect, ...] | Failure
     match command:
         case Settle():
             return Request(id=request_id, cancels=True)
         case Txn():
-            effects = _evaluate_txn(view, command, revision)
+            met = all(_holds(view, condition) for condition in command.conditions)
+            failed = "" if met else Failure.CONDITION.value
+            effects = _Effects(view, revision).carry_out(command.then if met else command.otherwise)
         case Grant():
             number = first_lease(revision)
             effects = (_put_lease(number, Lease(command.ttl_ms), revision, 1),)
@@ -132,7 +136,7 @@ def evaluate(view: View, command: Command, revision: int, *, request_id: str = "
             effects = _revoke(view, command.lease)
     if isinstance(effects, Failure):
         return Request(id=request_id, fingerprint=check, failed=effects.value)
-    return Request(id=request_id, fingerprint=check, effects=effects)
+    return Request(id=request_id, fingerprint=check, failed=failed, effects=effects)
 
 
 def check_command(command: Command, *, request_id_bytes: int) -> None:
@@ -149,6 +153,11 @@ def check_command(command: Command, *, request_id_bytes: int) -> None:
             check_fits(Request(id="x" * request_id_bytes, fingerprint="0" * 32, effects=effects))
 
 
+def bytes_in_entry(operation: Operation) -> int:
+    """What an operation takes in an entry at most, whatever the state is."""
+    return len(encode_request(Request(effects=tuple(_widest(operation)))))
+
+
 def _bytes_at_most(operation: Operation) -> int:
     """What an operation takes in an entry, estimated from above: most fit without being encoded."""
     value = len(operation.value) if isinstance(operation, SetKey) else 0
@@ -163,13 +172,6 @@ def _widest(operation: Operation) -> list[Effect]:
     if operation.ttl_ms:
         effects.append(_put_lease(_WIDEST, Lease(TTL_MAX_MS, operation.key), _WIDEST, 1))
     return [*effects, _put(operation, _WIDEST, _WIDEST, lease=_WIDEST)]
-
-
-def _evaluate_txn(view: View, txn: Txn, revision: int) -> tuple[Effect, ...] | Failure:
-    met = all(_holds(view, condition) for condition in txn.conditions)
-    if not met and not txn.otherwise:
-        return Failure.CONDITION
-    return _Effects(view, revision).carry_out(txn.then if met else txn.otherwise)
 
 
 def _holds(view: View, condition: Condition) -> bool:

@@ -41,9 +41,9 @@ not a time: replicas, however late, remember the same."""
 HISTORY_REVISIONS = 100_000
 """Of how many revisions the changes are kept, if the settings do not say (M10)."""
 
-DROPPED_MAX = 2_048
-"""Revisions whose changes are dropped with one entry at most: more than an entry adds, so that it stays bounded
-after the number to keep has been lowered, too."""
+DROPPED_MAX = 32_768
+"""Changes that are dropped with one entry, give or take a request's: more than an entry adds, and few enough that
+none takes long after the number to keep has been lowered."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -194,10 +194,10 @@ class Transaction(Protocol):
     def keep(self, revision: int, changes: Changes) -> None:
         """Keep what happened at a revision (M10)."""
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
-        """Drop what is kept of the revisions up to this one, the oldest first, ``limit`` of them at most.
+    def drop(self, revision: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
+        """Drop what is kept of the revisions up to this one, the oldest first, until ``limit`` changes are gone.
 
-        Returns them, each with the keys that it has deleted.
+        Returns the revision up to which nothing is kept then, and the deletions that were dropped.
         """
 
     def clear_kept(self) -> None:
@@ -453,9 +453,8 @@ def _trim_history(transaction: Transaction, history: int, revision: int) -> int:
     """Drop the changes up to a revision; returns the lowest revision whose state can be told then (M10)."""
     if revision <= history:
         return history
-    dropped = transaction.drop(revision, DROPPED_MAX)
-    for at, deleted in dropped:
-        for key in deleted:
-            if transaction.tombstone(key) == at:
-                transaction.unbury(key)
-    return dropped[-1][0] if len(dropped) == DROPPED_MAX else revision
+    floor, deletions = transaction.drop(revision, DROPPED_MAX)
+    for at, key in deletions:
+        if transaction.tombstone(key) == at:
+            transaction.unbury(key)
+    return floor

@@ -106,7 +106,7 @@ class Committed:
     """The request is in the log. ``replicas`` maps the members that keep up or lagged to what is known.
 
     ``repeated``: an earlier request with the same id put it there. ``failed``: as of ``revision`` it could not be
-    carried out, one of the values of commands.Failure; for the rest see machine.Remembered.
+    carried out as wanted, one of the values of commands.Failure; for the rest see machine.Remembered.
     """
 
     revision: int
@@ -197,8 +197,8 @@ class Path(StrEnum):
 class Arrival:
     """How and when an entry came to this node.
 
-    ``written_ms`` is the clock of the leader that wrote it, ``came_ms`` and ``applied_ms`` are this machine's.
-    The last one is None as long as the entry is not applied.
+    ``written_ms`` is the wall clock of the leader that wrote it, ``came_ms`` and ``applied_ms`` are this
+    machine's. The last one is None as long as the entry is not applied.
     """
 
     index: int

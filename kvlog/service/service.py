@@ -11,9 +11,10 @@ from kvlog.core.status import Status
 from kvlog.core.values import Answer, PushAnswer, PushBody, Refused
 from kvlog.errors import Unavailable
 from kvlog.peers import HttpPeers
-from kvlog.ports import Clock, Store
+from kvlog.ports import Clock, EntryReader, Store
 from kvlog.runtime import Runtime
 from kvlog.service.copies import Copies, CopyStore
+from kvlog.service.explain import Explanations
 from kvlog.service.reads import Reads
 from kvlog.service.writes import Writes
 
@@ -35,6 +36,7 @@ class Service:
     reads: Reads
     writes: Writes
     copies: Copies
+    explanations: Explanations
     runtime: Runtime
     kill: Callable[[], None]
 
@@ -87,19 +89,22 @@ def make_service(
     runtime: Runtime,
     store: Store,
     peers: HttpPeers,
+    log: EntryReader,
     clock: Clock,
     kill: Callable[[], None],
     copy_store: CopyStore,
 ) -> Service:
     """The operations of the node that ``runtime`` runs on ``store``."""
+    reads = Reads(runtime=runtime, store=store, clock=clock)
     return Service(
         settings,
         instance,
-        Reads(runtime=runtime, store=store, clock=clock),
+        reads,
         Writes(
             node_id=settings.node_id, instance=instance, runtime=runtime, store=store, peers=peers, clock=clock
         ),
         Copies(node_id=settings.node_id, store=store, clock=clock, copy_store=copy_store),
+        Explanations(reads, runtime=runtime, store=store, log=log, clock=clock),
         runtime,
         kill,
     )

@@ -45,6 +45,13 @@ from kvlog.store.lmdb_history import History, check_told
 from kvlog.store.lmdb_pages import Range
 from kvlog.store.lmdb_transaction import LmdbTransaction
 
+HISTORY_BYTES_MAX = 4 * 1024**3
+"""Upper bound of what the past takes in the file: with large values, it is that and not the number of revisions
+which bounds what is kept."""
+
+HURRY = 16
+"""Revisions that are dropped with each entry, beside as many as it adds, while the past takes more than that."""
+
 _USUAL = Pace()
 
 
@@ -55,16 +62,19 @@ def _nothing() -> None:
 class LmdbStore:
     """See the module's docstring. ``directories.settle_files`` comes before it.
 
-    ``history``: of how many revisions the changes are kept (M10).
+    ``history``: of how many revisions the changes are kept (M10), if they take no more than ``history_bytes``.
 
     Raises:
         StoreFailure: the directory holds no store that this version can read, or the disk fails.
         StoreDamaged: from every method: what was read is not what was written.
     """
 
-    def __init__(self, directory: Path, *, history: int = HISTORY_REVISIONS) -> None:
+    def __init__(
+        self, directory: Path, *, history: int = HISTORY_REVISIONS, history_bytes: int = HISTORY_BYTES_MAX
+    ) -> None:
         self._directory = directory
         self._history = history
+        self._history_bytes = history_bytes
         self._copies: weakref.WeakSet[StoreCopy] = weakref.WeakSet()
         self._copies_lock = threading.Lock()
         with guarded(directory):
@@ -198,10 +208,16 @@ class LmdbStore:
                 if fill:
                     position = fill_entry(transaction, position, item)
                 else:
-                    position = apply_entry(transaction, position, item, history=self._history)
+                    history = self._revisions_to_keep(transaction, position)
+                    position = apply_entry(transaction, position, item, history=history)
             return position
 
         return self._change(applied)
+
+    def _revisions_to_keep(self, transaction: LmdbTransaction, position: Position) -> int:
+        if transaction.kept_bytes() <= self._history_bytes:
+            return self._history
+        return max(0, min(self._history, position.revision - position.history - HURRY))
 
     def skip_to(self, index: int) -> Position:
         """See ports.Store."""

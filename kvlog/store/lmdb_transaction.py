@@ -7,7 +7,7 @@ import lmdb
 from kvlog.core.machine import Changes, Record, Remembered
 from kvlog.errors import StoreDamaged
 from kvlog.store.lmdb_files import NUMBER_BYTES, Files, encoder, hashed_key, number_key, seal
-from kvlog.store.lmdb_history import Row, outlines
+from kvlog.store.lmdb_history import outlines
 
 
 class LmdbTransaction:
@@ -60,39 +60,41 @@ class LmdbTransaction:
 
     def keep(self, revision: int, changes: Changes) -> None:
         """See machine.Transaction."""
-        rows = [
-            (
-                hashed_key(revision, change.key.encode()),
-                Row(
-                    change.key, place, changes.index, changes.time_ms, change.after, change.before, change.deleted
-                ),
-            )
-            for place, change in enumerate(changes.changes)
-        ]
-        rows.sort(key=lambda pair: pair[0])
-        for name, row in rows:
+        index, time_ms = changes.index, changes.time_ms
+        rows = []
+        for place, change in enumerate(changes.changes):
+            name = hashed_key(revision, change.key.encode())
+            row = (change.key, place, index, time_ms, change.after, change.before, change.deleted)  # a Row
+            rows.append((name, seal(name, encoder.encode(row))))
+        rows.sort()
+        for name, sealed in rows:
             # Revisions only grow: pages that are filled from one end take half the room.
-            if not self._transaction.put(
-                name, seal(name, encoder.encode(row)), db=self._files.changes, append=True
-            ):
+            if not self._transaction.put(name, sealed, db=self._files.changes, append=True):
                 raise StoreDamaged(self._files.directory, f"something is kept of revision {revision} or later")
 
-    def drop(self, revision: int, limit: int) -> list[tuple[int, tuple[str, ...]]]:
+    def drop(self, revision: int, limit: int) -> tuple[int, list[tuple[int, str]]]:
         """See machine.Transaction."""
-        dropped: list[tuple[int, list[str]]] = []
+        deletions: list[tuple[int, str]] = []
+        dropped = latest = 0
         with self._transaction.cursor(self._files.changes) as oldest:
             while oldest.first():
                 name, data = oldest.item()
                 at = int.from_bytes(name[:NUMBER_BYTES], "big")
-                if not dropped or dropped[-1][0] != at:
-                    if at > revision or len(dropped) == limit:
-                        break
-                    dropped.append((at, []))
+                if at > revision:
+                    break
+                if at != latest and dropped >= limit:
+                    return latest, deletions
                 row = outlines.decode(self._files.unseal(name, data))
                 if row.deletes:
-                    dropped[-1][1].append(row.key)
+                    deletions.append((at, row.key))
                 oldest.delete()
-        return [(at, tuple(deleted)) for at, deleted in dropped]
+                dropped, latest = dropped + 1, at
+        return revision, deletions
+
+    def kept_bytes(self) -> int:
+        """What all that is kept takes in the file."""
+        stat = self._transaction.stat(self._files.changes)
+        return int(stat["psize"] * (stat["leaf_pages"] + stat["branch_pages"] + stat["overflow_pages"]))
 
     def clear_kept(self) -> None:
         """See machine.Transaction."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import msgspec
-from kazoo.exceptions import NodeExistsError, NoNodeError
+from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
 from kazoo.recipe.watchers import ChildrenWatch
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES, first_of, segment_of
+from kvlog.errors import Unavailable
 from kvlog.zookeeper.layout import (
     LogData,
     SegmentData,
@@ -36,7 +38,7 @@ class ZooKeeperLog:
         self._client = session.client
         self._trimmer = Trimmer(session)
         self._watch_generation = 0
-        # As of the last reading of the tail; used on the session's thread only.
+        # As of the last reading of the tail; replaced on the session's thread only.
         self._skips: frozenset[int] = frozenset()
         self._first_index = 0
 
@@ -89,26 +91,37 @@ class ZooKeeperLog:
             refusal = self._session.refusal
             self._session.refuse(refusal.broken_log(f"{self._layout.log} does not say where the log begins"))
 
+    def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:
+        """See ports.EntryReader."""
+        if not self._client.connected:
+            raise Unavailable("this node has no connection to ZooKeeper at the moment")
+        try:
+            return tuple(self._fetch(first_index, count))
+        except KazooException as error:
+            raise Unavailable(f"ZooKeeper refused to read the log: {error!r}") from error
+
     def read_entries(self, effect: do.ReadEntries) -> None:
         """See ports.Log."""
         self._session.run(effect, lambda: self._read_entries(effect))
 
     def _read_entries(self, effect: do.ReadEntries) -> ev.Event:
-        indices = range(effect.first_index, effect.first_index + effect.count)
+        return ev.EntriesRead(effect.first_index, tuple(self._fetch(effect.first_index, effect.count)))
+
+    def _fetch(self, first_index: int, count: int) -> Iterator[bytes]:
+        """The entries from an index on, up to one that is not there."""
+        indices = range(first_index, first_index + count)
         layout, first = self._layout, self._first_index
         # A skip stays when what it stands for is trimmed.
         skipped = {index for index in self._skips if index >= first}
         paths = (layout.skip(index) if index in skipped else layout.entry(index) for index in indices)
         # All of them are on their way before the first answer is waited for.
         pending = [self._client.get_async(path) for path in paths]
-        entries = []
         for request in pending:
             try:
                 data, _ = self._session.call(request)
             except NoNodeError:
-                break
-            entries.append(data)
-        return ev.EntriesRead(effect.first_index, tuple(entries))
+                return
+            yield data
 
     # --- watching -----------------------------------------------------------------------------------------
 

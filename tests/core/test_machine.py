@@ -1,17 +1,23 @@
 """The state machine: commands become effects, effects become state, in whichever order they have to."""
 
 import dataclasses
+from collections.abc import Callable
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core import machine
 from kvlog.core.commands import update
-from kvlog.core.entry import NO_HASH, Delete, LogEntry, Put, Request
+from kvlog.core.entry import ENTRY_BYTES_MAX, NO_HASH, Delete, LogEntry, Put, Request
 from kvlog.core.evaluate import evaluate
 from kvlog.core.machine import (
     DIGEST_MODULUS,
+    DROPPED_MAX,
+    HISTORY_REVISIONS,
+    Change,
+    Changes,
     Gap,
     Identity,
     Position,
@@ -27,6 +33,9 @@ from kvlog.core.machine import (
 from kvlog.errors import InvariantViolation
 from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain
+from tests.past import Past, Write
+
+TIME_MS = 1_700_000_000_000  # that of every entry of a Chain
 
 
 @dataclasses.dataclass
@@ -35,17 +44,18 @@ class Replica:
 
     transaction: MemoryTransaction = dataclasses.field(default_factory=lambda: MemoryTransaction({}, {}))
     position: Position = dataclasses.field(default_factory=Position)
+    history: int = HISTORY_REVISIONS
 
     def apply(self, *items: LogEntry) -> None:
         for item in items:
-            self.position = apply_entry(self.transaction, self.position, item)
+            self.position = apply_entry(self.transaction, self.position, item, history=self.history)
 
     def fill(self, *items: LogEntry) -> None:
         for item in items:
             self.position = fill_entry(self.transaction, self.position, item)
 
     def skip_to(self, index: int) -> None:
-        self.position = open_gap(self.position, index)
+        self.position = open_gap(self.transaction, self.position, index)
 
     @classmethod
     def remembering(cls, window: int) -> "Replica":
@@ -59,6 +69,40 @@ class Replica:
     @property
     def records(self) -> dict[str, Record]:
         return self.transaction.records
+
+    @property
+    def kept(self) -> dict[int, Changes]:
+        return self.transaction.changes
+
+    def check(self) -> None:
+        """What has to hold in every state."""
+        position, data = self.position, self.transaction
+        assert digest_from_scratch(data.records, data.requests) == position.digest  # M4
+        attached = {(record.lease, key) for key, record in data.records.items() if record.lease}
+        assert attached == data.attached_keys  # M9
+        if position.gaps:
+            assert data.changes == {}  # M10
+            return
+        assert all(position.history < at <= position.revision for at in data.changes)
+        present = dict(data.records)
+        deleted: dict[str, int] = {}
+        for at, kept in sorted(
+            data.changes.items(), reverse=True
+        ):  # back from the present, each leads to the next
+            assert len({change.key for change in kept.changes}) == len(kept.changes) > 0
+            for change in kept.changes:
+                assert present.pop(change.key, None) == change.after
+                assert deleted.pop(change.key, at) == at
+                if change.after is None:
+                    assert change.before is not None
+                if change.before is not None:
+                    present[change.key] = change.before
+                elif change.deleted > position.history:
+                    deleted[change.key] = change.deleted
+        assert all(record.revision <= position.history for record in present.values())
+        assert deleted == {}
+        gone = {change.key: at for at, kept in sorted(data.changes.items()) for change in kept.changes}
+        assert {key: at for key, at in gone.items() if key not in data.records} == data.tombstones  # M5
 
 
 def digest_from_scratch(records: dict[str, Record], requests: dict[str, Remembered] | None = None) -> str:
@@ -80,7 +124,7 @@ def test_the_first_put_of_a_key_creates_it():
 
 def test_a_later_put_counts_on():
     """It keeps the create revision and has the next version."""
-    before = MemoryTransaction({"k": Record("old", create=3, revision=5, version=2)}, {})
+    before = MemoryTransaction({"k": Record(b"old", create=3, revision=5, version=2)}, {})
     put = Put(key="k", value="v", create=3, version=3)
 
     assert Request(effects=(put,)) == evaluate(before, update("k", "v"), 7)
@@ -96,7 +140,9 @@ def test_evaluating_changes_nothing():
 
 def test_effects_are_blind():
     """What a put leaves behind depends on the put and its revision alone."""
-    assert Record("v", 3, 9, 4) == record_after(Put(key="k", value="v", create=3, version=4), 9)
+    put = Put("k", "/w==", 3, 4, "base64", "image/png", lease=7)
+
+    assert Record(b"\xff", 3, 9, 4, "image/png", 7) == record_after(put, 9)
     assert record_after(Delete(key="k"), 9) is None
 
 
@@ -111,7 +157,7 @@ def test_a_replica_holds_the_last_put_of_each_key():
     chain.put("a", "3")
     replica.apply(*chain.entries)
 
-    assert replica.records == {"a": Record("3", 1, 4, 3), "b": Record("1", 2, 2, 1)}
+    assert replica.records == {"a": Record(b"3", 1, 4, 3), "b": Record(b"1", 2, 2, 1)}
     assert (2, 4, chain.entries[2].hash) == (
         replica.position.applied_index,
         replica.position.revision,
@@ -128,7 +174,7 @@ def test_a_deleted_key_begins_anew():
     chain.put("k", "3")
     replica.apply(*chain.entries)
 
-    assert replica.records == {"k": Record("3", create=4, revision=4, version=1)}
+    assert replica.records == {"k": Record(b"3", create=4, revision=4, version=1)}
 
 
 def test_deleting_what_is_not_there_takes_a_revision_and_nothing_else():
@@ -198,12 +244,19 @@ def test_the_digest_is_of_the_records_alone():
 
 @pytest.mark.parametrize(
     "other",
-    [Record("w", 1, 2, 3), Record("v", 2, 2, 3), Record("v", 1, 3, 3), Record("v", 1, 2, 4)],
-    ids=["value", "create", "revision", "version"],
+    [
+        Record(b"w", 1, 2, 3),
+        Record(b"v", 2, 2, 3),
+        Record(b"v", 1, 3, 3),
+        Record(b"v", 1, 2, 4),
+        Record(b"v", 1, 2, 3, "text/plain"),
+        Record(b"v", 1, 2, 3, lease=1),
+    ],
+    ids=["value", "create", "revision", "version", "content type", "lease"],
 )
 def test_the_digest_sees_every_field(other: Record):
     """Records that differ in anything, the key included, have different shares."""
-    assert digest_of("k", Record("v", 1, 2, 3)) != digest_of("k", other)
+    assert digest_of("k", Record(b"v", 1, 2, 3)) != digest_of("k", other)
     assert digest_of("k", other) != digest_of("l", other)
 
 
@@ -230,6 +283,11 @@ def test_the_digest_kept_up_is_the_digest_from_scratch(entries: list):
     chain = chain_of(entries)
 
     assert digest_from_scratch(chain.records) == chain.position.digest
+
+
+def healed(position: Position) -> Position:
+    """The position of a replica that had gaps there: nothing is kept of what came before (M10)."""
+    return msgspec.structs.replace(position, history=position.revision)
 
 
 # --- gaps -----------------------------------------------------------------------------------------------------
@@ -287,7 +345,7 @@ def test_a_missed_older_put_does_not_win():
     replica.fill(chain.entries[0])
 
     assert chain.records == replica.records
-    assert chain.position == replica.position
+    assert healed(chain.position) == replica.position
 
 
 def test_a_missed_put_of_a_deleted_key_does_not_come_back():
@@ -302,17 +360,7 @@ def test_a_missed_put_of_a_deleted_key_does_not_come_back():
     replica.fill(chain.entries[0])
 
     assert MemoryTransaction({}, {}) == replica.transaction
-    assert chain.position == replica.position
-
-
-def test_a_deletion_without_gaps_leaves_no_tombstone():
-    """Whole stores need none (M5)."""
-    chain, replica = Chain(), Replica()
-    chain.put("k", "1")
-    chain.delete("k")
-    replica.apply(*chain.entries)
-
-    assert replica.transaction.tombstones == {}
+    assert healed(chain.position) == replica.position
 
 
 def test_gaps_are_filled_from_their_beginning():
@@ -337,28 +385,244 @@ def test_a_request_with_two_effects_on_one_key_fills_as_it_applies():
     assert chain.records == replica.records
 
 
+WRITES = st.tuples(st.sampled_from("abc"), st.one_of(st.none(), st.sampled_from([b"", b"x"])), st.integers(0, 2))
+LOGS = st.lists(
+    st.one_of(
+        st.just("barrier"),
+        st.integers(0, 2),  # a skip that leaves so many revisions out
+        st.lists(st.lists(WRITES, max_size=4).map(tuple), min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=24,
+)
+
+
+def past_of(log: list[str | int | list[tuple[Write, ...]]]) -> Past:
+    """The log with these entries."""
+    past = Past()
+    for entry in log:
+        if isinstance(entry, str):
+            past.barrier()
+        elif isinstance(entry, int):
+            past.leave_out(entry)
+        else:
+            past.many(*entry)
+    return past
+
+
 @settings(max_examples=300, deadline=None)
-@given(entries=ENTRIES, data=st.data())
-def test_a_stale_replica_that_is_filled_is_like_any_other(entries: list, data: st.DataObject):
-    """Apply some, miss some, several times, then fill: records, digest, hash, epoch, all of it (M3 to M6)."""
-    chain, replica = chain_of(entries), Replica()
+@given(log=LOGS, data=st.data(), history=st.sampled_from([0, 2, 100]))
+def test_a_stale_replica_that_is_filled_is_like_any_other(log: list, data: st.DataObject, history: int):
+    """Apply some, miss some, several times, then fill: records, leases, digest, hash, all of it (M3 to M6, M9)."""
+    past, replica = past_of(log), Replica(history=history)
     index = 0
-    while index < len(chain.entries):
-        count = data.draw(st.integers(1, len(chain.entries) - index))
+    while index < len(past.entries):
+        count = data.draw(st.integers(1, len(past.entries) - index))
         if data.draw(st.booleans()):
             replica.skip_to(index + count - 1)
         else:
-            replica.apply(*chain.entries[index : index + count])
+            replica.apply(*past.entries[index : index + count])
         index += count
-        assert digest_from_scratch(replica.records) == replica.position.digest
+        replica.check()
         if replica.position.gaps and data.draw(st.booleans()):  # filling may begin before all is there
-            replica.fill(chain.entries[replica.position.gaps[0].first])
+            replica.fill(past.entries[replica.position.gaps[0].first])
+            replica.check()
     while replica.position.gaps:
         before = replica.position
-        replica.fill(chain.entries[before.gaps[0].first])
+        replica.fill(past.entries[before.gaps[0].first])
+        replica.check()
         assert before.revision <= replica.position.revision  # M2
         assert before.epoch <= replica.position.epoch
 
-    assert chain.records == replica.records
-    assert chain.position == replica.position
+    floor = replica.position.history
+    assert past.records == replica.records
+    assert msgspec.structs.replace(past.position, history=floor) == replica.position
+    assert past.states[floor] == state_at(replica, floor)
+
+
+def state_at(replica: Replica, revision: int) -> dict[str, Record]:
+    """The records at a revision, by undoing what has happened since."""
+    records = dict(replica.records)
+    for at, kept in sorted(replica.kept.items(), reverse=True):
+        for change in kept.changes if at > revision else ():
+            records.pop(change.key, None)
+            if change.before is not None:
+                records[change.key] = change.before
+    return records
+
+
+# --- the past -------------------------------------------------------------------------------------------------
+
+
+def replica_of(past: Past, history: int = HISTORY_REVISIONS) -> Replica:
+    """A replica that has applied all of a log."""
+    replica = Replica(history=history)
+    replica.apply(*past.entries)
+    replica.check()
+    return replica
+
+
+def test_what_a_request_changes_is_kept():
+    """Each key with its record before and after, under its revision; and with what entry, and when (M10)."""
+    past = Past()
+    past.barrier()
+    past.one(("a", b"1"), ("b", b"1"))
+    past.one(("a", b"2"), ("b", None))
+    first = [Record(b"1", 1, 1, 1), Record(b"1", 1, 1, 1)]
+
+    assert replica_of(past).kept == {
+        1: Changes(1, TIME_MS, (Change("a", None, first[0]), Change("b", None, first[1]))),
+        2: Changes(2, TIME_MS, (Change("a", first[0], Record(b"2", 1, 2, 2)), Change("b", first[1], None))),
+    }
+
+
+def test_a_change_of_a_key_that_comes_back_leads_to_its_deletion():
+    """And the tombstone goes: the change has its revision now (M5, M10)."""
+    past = Past()
+    past.each(("k", b"1"), ("k", None), ("other", b"1"))
+    assert replica_of(past).transaction.tombstones == {"k": 2}
+    past.one(("k", b"2"))
+    replica = replica_of(past)
+
+    assert replica.kept[4].changes == (Change("k", None, Record(b"2", 4, 4, 1), deleted=2),)
     assert replica.transaction.tombstones == {}
+
+
+@pytest.mark.parametrize(
+    ("writes", "kept"),
+    [
+        ((("k", b"1"), ("k", b"2")), lambda old: Change("k", old, Record(b"2", 1, 2, 3))),
+        ((("k", b"1"), ("k", None)), lambda old: Change("k", old, None)),
+        ((("k", None), ("k", b"1")), lambda old: Change("k", old, Record(b"1", 2, 2, 1))),
+        ((("new", b"1"), ("new", None)), None),
+        ((("new", None), ("new", b"1")), lambda _: Change("new", None, Record(b"1", 2, 2, 1))),
+    ],
+    ids=["put twice", "put and deleted", "deleted and put", "there for a moment", "deleted before it was there"],
+)
+def test_a_key_that_a_request_has_twice_changes_once(
+    writes: tuple[Write, ...], kept: Callable[[Record], Change] | None
+):
+    """At a revision there is one state before and one after. No leader writes such a request, but a log may."""
+    past = Past()
+    past.one(("k", b"0"))
+    past.one(*writes)
+    replica = replica_of(past)
+    expected = () if kept is None else (kept(Record(b"0", 1, 1, 1)),)
+
+    assert past.records == replica.records
+    assert (replica.kept[2].changes if kept is not None else ()) == expected
+    assert (2 in replica.kept) == (kept is not None)
+
+
+def test_what_changes_nothing_is_not_kept():
+    """A delete of what is not there, a request without effects, a barrier, a skip that leaves revisions out."""
+    past = Past()
+    past.one(("k", None))
+    past.one()
+    past.barrier()
+    past.leave_out(5)
+    replica = replica_of(past)
+
+    assert (replica.kept, replica.transaction.tombstones) == ({}, {})
+    assert (replica.position.revision, replica.position.history) == (7, 0)
+
+
+def test_a_skip_that_leaves_revisions_out_counts_them():
+    """The floor is so many revisions below the last one, whether something happened at them or not (M10)."""
+    past = Past()
+    past.each(("a", b"1"), ("a", b"2"))
+    past.leave_out(4)
+    past.each(("a", b"3"), ("a", b"4"))
+    replica = replica_of(past, history=3)
+
+    assert (replica.position.revision, replica.position.history) == (8, 5)
+    assert list(replica.kept) == [7, 8]
+
+
+@pytest.mark.parametrize("history", [0, 1, 2])
+def test_only_so_many_revisions_are_kept(history: int):
+    """And a deletion's tombstone as long as the deletion (M5)."""
+    past, replica = Past(), Replica(history=history)
+    for write in (("a", b"1"), ("b", b"1"), ("a", None), ("b", None)):
+        past.one(write)
+        replica.apply(past.entries[-1])
+        replica.check()
+
+    assert replica.position.history == 4 - history
+    assert list(replica.kept) == list(range(5 - history, 5))
+    assert replica.transaction.tombstones == {key: at for key, at in {"a": 3, "b": 4}.items() if at > 4 - history}
+
+
+def test_a_deletion_that_is_dropped_leaves_a_later_tombstone_alone():
+    """Deleted at 2, back at 3, deleted again at 4: when 2 is dropped, the tombstone is that of 4 (M5)."""
+    past = Past()
+    past.each(("k", b"1"), ("k", None), ("k", b"2"), ("k", None))
+
+    assert replica_of(past, history=2).transaction.tombstones == {"k": 4}
+
+
+def test_a_lowered_number_of_revisions_is_reached_step_by_step(monkeypatch: pytest.MonkeyPatch):
+    """No entry drops more than DROPPED_MAX changes and a request's; the floor says how far it has come."""
+    monkeypatch.setattr(machine, "DROPPED_MAX", 5)
+    past = Past()
+    for number in range(12):
+        past.one(("a", b"%d" % number), ("b", b"%d" % number))
+    replica = replica_of(past)
+    replica.history = 2
+    floors = []
+    for number in range(8):
+        past.one((f"c{number}", b"1"))
+        replica.apply(past.entries[-1])
+        replica.check()
+        floors.append(replica.position.history)
+
+    assert floors == [3, 6, 9, 12, 15, 16, 17, 18]
+
+
+def test_an_entry_never_adds_more_changes_than_the_next_one_drops():
+    """DROPPED_MAX is above what an entry can hold."""
+    smallest = len(b'{"op":"delete","key":"k"},')
+
+    assert ENTRY_BYTES_MAX // smallest < DROPPED_MAX
+
+
+def test_nothing_is_kept_over_a_gap():
+    """What is kept goes when a gap opens; when it is closed, the past begins with the present (M5, M10)."""
+    past = Past()
+    past.each(("a", b"1"), ("b", b"1"), ("b", None), ("a", b"2"), ("a", None), ("c", b"1"))
+    replica = Replica()
+    replica.apply(*past.entries[:3])
+    assert (list(replica.kept), replica.transaction.tombstones) == ([1, 2, 3], {"b": 3})
+    replica.skip_to(3)
+    assert (replica.kept, replica.transaction.tombstones) == ({}, {})
+    replica.apply(*past.entries[4:])
+    assert (replica.kept, replica.transaction.tombstones) == ({}, {"a": 5})
+    replica.fill(past.entries[3])
+
+    assert (replica.kept, replica.transaction.tombstones, replica.position.history) == ({}, {}, 6)
+    past.one(("a", b"3"))
+    replica.apply(past.entries[-1])
+    assert replica.kept == {7: Changes(6, TIME_MS, (Change("a", None, Record(b"3", 7, 7, 1)),))}
+
+
+# --- leases ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_listed_under_the_lease_that_its_record_has():
+    """It moves with each put, and leaves with the last one, or with its deletion (M9)."""
+    past, replica = Past(), Replica()
+    listed = []
+    for write in (("k", b"1", 7), ("j", b"1", 7), ("k", b"2", 7), ("k", b"3", 8), ("k", b"4"), ("j", None)):
+        past.one(write)
+        replica.apply(past.entries[-1])
+        replica.check()
+        listed.append(sorted(replica.transaction.attached_keys))
+
+    assert listed == [
+        [(7, "k")],
+        [(7, "j"), (7, "k")],
+        [(7, "j"), (7, "k")],
+        [(7, "j"), (8, "k")],
+        [(7, "j")],
+        [],
+    ]
