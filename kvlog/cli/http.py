@@ -26,12 +26,18 @@ class MemberSeen(msgspec.Struct, frozen=True):
     address: str
 
 
+class LastEntry(msgspec.Struct, frozen=True):
+    """How the last entry came to a node: ``append``, ``push``, ``watch``, ``poll`` or ``replay``."""
+
+    path: str
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """What the commands need of GET /v1/status.
 
     ``halted_at``: the entry at which the node has halted. ``replicas``: whom the cluster counts on, up or not.
     ``staleness_ms``: the time since the node last had everything that was in the log; None if it never had.
-    ``path``: how the last entry came to it; None from a node that does not say it.
+    ``last_entry``: how the last entry came to it; None if it does not know, or does not say it.
     """
 
     node: str
@@ -48,7 +54,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     leader: MemberSeen | None = None
     halted_at: int | None = None
     staleness_ms: int | None = None
-    path: str | None = None
+    last_entry: LastEntry | None = None
     replicas: tuple[MemberSeen, ...] = ()
 
 

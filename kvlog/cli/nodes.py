@@ -111,7 +111,7 @@ class _Row:
             str(status.revision),
             str(status.applied_index),
             str(max(0, tail - status.applied_index)),
-            status.path or "?",
+            status.last_entry.path if status.last_entry else "?",
             duration(status.staleness_ms),
         )
         return cls(cells, state, status.ready, status.reason, style)

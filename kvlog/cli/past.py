@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-import msgspec
-
-from kvlog.cli.console import document, fields, note, say
+from kvlog.cli.console import document, note, say
 from kvlog.cli.data import connect
 from kvlog.cli.show import item_fields, line, maybe_item, moment, printable, row, value_text
 from kvlog.cli.user_commands import ExplainKey, RollBack, ShowDiff, ShowHistory
@@ -72,22 +70,11 @@ def roll_back(command: RollBack) -> None:
 
 
 def explain_key(command: ExplainKey) -> None:
-    """``explain``: what the node says, field by field."""
+    """``explain``: what the node says, in its sentences."""
     with connect(command.target) as client:
         found = client.explain(command.key)
     if command.target.as_json:
         document(found)
         return
-    for name, value in found.items():
-        if isinstance(value, list) and value:
-            say(f"{name}:")
-            for one in value:
-                say(f"  {_text(one)}")
-        else:
-            fields((name, _text(value)))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
-    return printable(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
+    for sentence in found.get("summary", ()):
+        say(printable(sentence))

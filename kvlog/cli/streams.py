@@ -70,11 +70,12 @@ class _Skip(msgspec.Struct):
 
 
 class _Entry(msgspec.Struct):
-    """An entry, as far as it is shown."""
+    """An entry, as far as it is shown; ``error`` says why there is nothing to show."""
 
     index: int
-    time_ms: int
-    first_revision: int
+    time_ms: int = 0
+    first_revision: int = 0
+    error: str = ""
     requests: list[_Request] = []
     leader: _Leader | None = None
     skip: _Skip | None = None
@@ -84,6 +85,8 @@ class _Entry(msgspec.Struct):
     @property
     def words(self) -> str:
         """What is in it."""
+        if self.error:
+            return printable(self.error)
         if self.leader is not None:
             return f"{printable(self.leader.node_id)} leads"
         if self.skip is not None:
