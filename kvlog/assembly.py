@@ -259,7 +259,6 @@ def _assemble(
     guard.install()
     clock = SystemClock()
     instance = uuid.uuid4().hex[:16]
-    me = Member(settings.node_id, instance, settings.advertise, settings.recover)
     say = partial(_say, settings)
 
     def kill() -> None:
@@ -304,6 +303,7 @@ def _assemble(
     # Granian's worker does not run atexit functions on SIGTERM, but multiprocessing's finalizers (measured).
     Finalize(None, close, exitpriority=100)
     log = ZooKeeperLog(session)
+    me = Member(settings.node_id, instance, settings.advertise, settings.recover)
     runtime.start(log=log, election=ZooKeeperElection(session, me), peers=peers)
     session.start()
     service = make_service(

@@ -30,7 +30,7 @@ import msgspec
 from kvlog.core import effects as do
 from kvlog.core import entry
 from kvlog.core import events as ev
-from kvlog.core.commands import Settle, update
+from kvlog.core.commands import KeepAlive, Settle, update
 from kvlog.core.describe import describe
 from kvlog.core.entry import Leader
 from kvlog.core.machine import Identity
@@ -453,3 +453,19 @@ class World:
 
     def do_handover(self, token: str) -> ev.Event:
         return ev.HandoverRequested(int(token))
+
+    def do_transfer(self, token: str) -> ev.Event:
+        return ev.TransferRequested(int(token))
+
+    def do_read(self, token: str, *, min_revision: str = "0", linearizable: str = "") -> ev.Event:
+        return ev.ReadSubmitted(
+            int(token), self.now + 5, min_revision=int(min_revision), linearizable=bool(linearizable)
+        )
+
+    def do_leases(self, *ids_and_ttls: str) -> ev.Event:
+        """The store holds these leases: ``7000:1500`` lives 1,500 ms."""
+        pairs = (pair.split(":") for pair in ids_and_ttls)
+        return ev.LeasesListed(tuple((int(lease), int(ttl_ms)) for lease, ttl_ms in pairs))
+
+    def do_keep_alive(self, token: str, lease: str) -> ev.Event:
+        return ev.WriteSubmitted(int(token), KeepAlive(int(lease)), Ack.LOG, self.now + 5)

@@ -69,8 +69,7 @@ class Answer:
     @property
     def reason(self) -> str:
         """What the node says is wrong."""
-        said = (self.body.get(name) for name in ("detail", "error", "reason"))
-        return str(next(filter(None, said), f"HTTP status {self.status}"))
+        return str(self.body.get("detail") or self.body.get("reason") or f"HTTP status {self.status}")
 
 
 class Nodes:

@@ -123,7 +123,7 @@ class NodeStandIn:
                 line = f"{self.command} {self.path}"
                 stand_in.asked.append(line)
                 route = stand_in.routes.get(line.partition("?")[0])
-                status, content = route(body) if route else (404, {"error": "there is no such page"})
+                status, content = route(body) if route else (404, {"detail": "there is no such page"})
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header(

@@ -107,7 +107,7 @@ def test_the_next_node_is_asked_if_one_fails_or_is_stale(node: NodeStandIn, make
     down, stale, refusing, damaged, half = make_nodes("down", "stale", "refusing", "damaged", "half")
     down.stop()
     stale.state |= {"stale": True, "missed_entries": 3}
-    refusing.routes[SNAPSHOT] = lambda _: (503, {"error": "two snapshots are on their way"})
+    refusing.routes[SNAPSHOT] = lambda _: (503, {"detail": "two snapshots are on their way"})
     whole = node.routes[SNAPSHOT](b"")[1]
     assert isinstance(whole, bytes)
     damaged.routes[SNAPSHOT] = lambda _: (200, whole[:2000] + b"X" + whole[2001:])

@@ -109,7 +109,7 @@ def test_the_first_node_that_works_is_asked(make_nodes: MakeNodes):
     """Those that are down or in trouble are passed over; if all are, each one's reason is said."""
     (works,) = make_nodes("n1")
     (troubled,) = make_nodes("n2")
-    troubled.routes["GET /v1/requests/r1"] = lambda _: (503, {"error": "no leader is known"})
+    troubled.routes["GET /v1/requests/r1"] = lambda _: (503, {"detail": "no leader is known"})
     works.routes["GET /v1/requests/r1"] = lambda _: (200, {"outcome": "committed", "revision": 7})
     down = f"http://127.0.0.1:{free_ports(1)[0]}"
 
@@ -156,7 +156,7 @@ def test_request_settles_only_when_told_to(make_nodes: MakeNodes):
 def test_a_request_that_nobody_remembers_fails(make_nodes: MakeNodes):
     """404: the node's own words, and exit code 1."""
     (node,) = make_nodes("n1")
-    node.routes["GET /v1/requests/r1"] = lambda _: (404, {"error": "request r1 is not remembered"})
+    node.routes["GET /v1/requests/r1"] = lambda _: (404, {"detail": "request r1 is not remembered"})
     result = kvlog("request", "r1", "--node", node.url)
 
     assert result.code == 1
@@ -169,7 +169,7 @@ def test_a_replica_is_removed_by_its_id(make_nodes: MakeNodes):
     path = "POST /v1/admin/replicas/127.0.0.1%3A5002/remove"
     node.routes[path] = lambda _: (200, {"status": "done"})
     removed = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
-    node.routes[path] = lambda _: (409, {"error": "it is up"})
+    node.routes[path] = lambda _: (409, {"detail": "it is up"})
     refused = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
     node.routes[path] = lambda _: (202, {"status": "running", "result": "not done yet"})
     running = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)

@@ -84,10 +84,9 @@ def state(*, own: str = "") -> State:
 
 
 def done(view: State, command: Command, revision: int = 9) -> tuple[Effect, ...] | str:
-    """The effects of a command, or why it fails."""
+    """The effects of a command, or why it has none."""
     request = evaluate(view, command, revision)
-    assert not (request.failed and request.effects)
-    return request.failed or request.effects
+    return request.effects or request.failed or ()
 
 
 def compare(key: str, target: Target, relation: str, number: int) -> Compare:

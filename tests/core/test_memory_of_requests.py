@@ -214,7 +214,7 @@ def test_a_missed_skip_is_noted_in_its_order():
     replica.fill(chain.entries[0])
 
     assert replica.position.skipped == (0, 2)
-    assert chain.position == replica.position
+    assert unkept(chain.position) == unkept(replica.position)
 
 
 # --- filling gaps ---------------------------------------------------------------------------------------------
@@ -369,7 +369,11 @@ def test_a_missed_request_is_remembered_as_if_it_had_never_been_missed():
 
     replica.fill(chain.entries[0])
 
-    assert replica.requests == chain.requests == {"a": Remembered(1, 0, "f", cancelled=False, changes=1)}
+    assert (
+        replica.requests
+        == chain.requests
+        == {"a": Remembered(1, 0, "f", cancelled=False, created=True, changes=1)}
+    )
 
 
 def test_a_missed_request_outside_the_window_is_not_remembered():
@@ -397,7 +401,11 @@ def test_an_id_that_comes_again_behind_missed_entries_is_no_bug():
     replica.apply(chain.entries[0])
     replica.skip_to(1)
     replica.apply(chain.entries[2])
-    assert replica.requests == chain.requests == {"a": Remembered(4, 2, "f", cancelled=False, changes=1)}
+    assert (
+        replica.requests
+        == chain.requests
+        == {"a": Remembered(4, 2, "f", cancelled=False, created=True, changes=1)}
+    )
 
     replica.fill(chain.entries[1])
 
