@@ -35,7 +35,8 @@ PARTS = {
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
     "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
+    "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
+    | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
@@ -86,6 +87,7 @@ READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"
 
 NOT_IMPORTED = {
     "kvlog.__main__": "what `python -m kvlog` runs",
+    "kvlog.cli.running": "loaded by kvlog.cli.main once there is something to do: completion has to be quick",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
