@@ -19,7 +19,7 @@ from granian.server.common import AbstractServer
 from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
     AsyncHandler,
     Exchange,
     Headers,
@@ -28,11 +28,12 @@ from kvlog.front.exchange import (
     Scope,
     Send,
     cut,
-    error_body,
+    problem_body,
     respond,
 )
 from kvlog.front.wsgi import Application, Call
 from kvlog.guard import Guard
+from kvlog.problems import RETRY_AFTER
 
 THREADS = 320
 """Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
@@ -152,7 +153,7 @@ class Front:
         elif error is not None and not isinstance(error, ClientGone):
             traceback.print_exception(error, file=sys.stderr)
         if not proto.answered:
-            proto.response_error(HTTPStatus.INTERNAL_SERVER_ERROR, BROKEN)
+            proto.response_error("internal-error", BROKEN)
         elif proto.stream is not None:
             if error is not None:
                 cut(scope)
@@ -187,8 +188,8 @@ class Front:
         return call.done
 
     def _refuse(self, send: Send, reason: str) -> None:
-        headers = (JSON, ("Retry-After", "1"), *self._headers)
-        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, error_body(reason))
+        headers = (PROBLEM, RETRY_AFTER, *self._headers)
+        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, problem_body("refused", reason, outcome="refused"))
 
     def _work(self) -> None:
         """A thread: one call after the other."""

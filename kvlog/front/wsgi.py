@@ -17,15 +17,15 @@ from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 from kvlog.errors import ClientGone
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
     Incoming,
     Message,
     Scope,
     Send,
     awaited,
     cut,
-    error_body,
     piece,
+    problem_body,
     respond,
     start,
 )
@@ -227,7 +227,8 @@ class Call:
         """Answer as well as can be after an error of the application."""
         if not self._begun:
             self._begun = True
-            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (JSON,), error_body(BROKEN))
+            body = problem_body("internal-error", BROKEN)
+            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (PROBLEM,), body)
         else:
             cut(self._scope)
 
