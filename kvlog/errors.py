@@ -16,6 +16,8 @@
     ├── Behind                a read waited in vain for what it needs to be applied here
     ├── TooStale              the bound that a read has set cannot be shown to hold
     ├── TooManyKeys           more keys are concerned than one request may change or compare
+    ├── SlowReader            a watcher does not take its events as fast as they happen
+    ├── WatchEnded            a watch cannot go on at this node; says from where it can be begun again
     ├── Unavailable           the other side did not answer in time, or not at all
     ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
@@ -122,6 +124,22 @@ class TooStale(KvlogError):
 
 class TooManyKeys(KvlogError):
     """More keys are concerned than one request may change, or one answer compare."""
+
+
+class SlowReader(KvlogError):
+    """A watcher does not take its events as fast as they happen."""
+
+
+class WatchEnded(KvlogError):
+    """A watch cannot go on at this node, for the ``reason``.
+
+    All that it wanted of the revisions below ``resume`` was given out: a new one begins there.
+    """
+
+    def __init__(self, reason: KvlogError, resume: int) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.resume = resume
 
 
 class ClientGone(KvlogError):

@@ -48,6 +48,7 @@ KINDS = {
     "cancelled": Kind(HTTPStatus.CONFLICT, "The write was cancelled", ("outcome",)),
     "not-leader": Kind(HTTPStatus.CONFLICT, "Another node leads", ("leader",)),
     "history-trimmed": Kind(HTTPStatus.GONE, "That part of the past is not kept any more", ("floor",)),
+    "log-trimmed": Kind(HTTPStatus.GONE, "That part of the log is not there any more", ("first_index",)),
     "condition-failed": Kind(HTTPStatus.PRECONDITION_FAILED, "The condition does not hold", ("revision",)),
     "too-stale": Kind(HTTPStatus.PRECONDITION_FAILED, "This node may be older than the request allows"),
     "too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too large"),

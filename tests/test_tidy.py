@@ -28,6 +28,7 @@ PARTS = {
     "peers": REAL | {"snapshot", "store"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
+    "watching": ADAPTER | {"watching"},
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
     # It forwards writes, which is no port: the core does not ask for it.
     "service": REAL | {"service", "runtime", "peers", "snapshot"},
@@ -56,6 +57,7 @@ THIRD_PARTIES = {
         "store",
         "snapshot",
         "peers",
+        "watching",
         "zookeeper",
         "api",
         "cli",
