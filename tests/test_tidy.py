@@ -32,9 +32,9 @@ PARTS = {
     # It forwards writes, which is no port: the core does not ask for it.
     "service": REAL | {"service", "runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
-    "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
+    "api": REAL | {"api", "service", "peers", "snapshot", "front", "watching", "kvlog"},
     "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
-    "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
+    "assembly": REAL | {"guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
     "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
