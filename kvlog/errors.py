@@ -10,7 +10,8 @@
     │   └── StoreDamaged      what is on the disk is not what was written; exit code 5
     ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
-    ├── CommandFailed         an operator's command cannot do what it was asked to
+    ├── CommandFailed         a command of the command line cannot do what it was asked to
+    │   └── NotMet            because something is not so: no such key, or a condition that does not hold
     ├── HistoryTrimmed        the past that was asked for is not kept any more
     ├── GapsInHistory         the store has missed entries, so that its past cannot be told
     ├── Behind                a read waited in vain for what it needs to be applied here
@@ -89,7 +90,11 @@ class BadSnapshot(KvlogError):
 
 
 class CommandFailed(KvlogError):
-    """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
+    """A command refuses, or could not finish; says why, what that means, and what to do next."""
+
+
+class NotMet(CommandFailed):
+    """What a command asks about is not there, or what it was to depend on is not so."""
 
 
 class Unavailable(KvlogError):

@@ -35,14 +35,16 @@ PARTS = {
     "api": REAL | {"api", "service", "peers", "snapshot", "front", "watching", "kvlog"},
     "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
     "assembly": REAL | {"guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
+    "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
+    | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
     "cluster": {"errors", "processes"},  # starts server.py and speaks HTTP, as a user would
     "demo": {"errors", "core", "processes", "ensemble", "cluster", "zookeeper.peek", "demo"},
-    "kvlog": set(),
+    "client": {"client"},  # for users: it knows the API, and nothing of how a node does it
+    "kvlog": {"client"},  # offers it, and imports it only when it is asked for
     "server.py": {"errors", "config", "assembly"},
     "demo.py": {"errors", "demo"},
 }
@@ -60,7 +62,9 @@ THIRD_PARTIES = {
         "zookeeper",
         "api",
         "cli",
+        "client",
     },
+    "httpx": {"client"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"store"},
     "flask": {"api"},
@@ -83,6 +87,7 @@ READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"
 
 NOT_IMPORTED = {
     "kvlog.__main__": "what `python -m kvlog` runs",
+    "kvlog.cli.running": "loaded by kvlog.cli.main once there is something to do: completion has to be quick",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
