@@ -27,6 +27,7 @@ PARTS = {
     "peers": REAL | {"snapshot", "store"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
+    "watching": ADAPTER | {"watching"},
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
     # It forwards writes, which is no port: the core does not ask for it.
     "service": REAL | {"service", "runtime", "peers", "snapshot"},
@@ -34,14 +35,16 @@ PARTS = {
     "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
     "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
     "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
+    "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
+    | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
     "cluster": {"errors", "processes"},  # starts server.py and speaks HTTP, as a user would
     "demo": {"errors", "core", "processes", "ensemble", "cluster", "zookeeper.peek", "demo"},
-    "kvlog": set(),
+    "client": {"client"},  # for users: it knows the API, and nothing of how a node does it
+    "kvlog": {"client"},  # offers it, and imports it only when it is asked for
     "server.py": {"errors", "config", "assembly"},
     "demo.py": {"errors", "demo"},
 }
@@ -55,10 +58,13 @@ THIRD_PARTIES = {
         "store",
         "snapshot",
         "peers",
+        "watching",
         "zookeeper",
         "api",
         "cli",
+        "client",
     },
+    "httpx": {"client"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"store"},
     "flask": {"api"},
@@ -81,6 +87,7 @@ READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"
 
 NOT_IMPORTED = {
     "kvlog.__main__": "what `python -m kvlog` runs",
+    "kvlog.cli.running": "loaded by kvlog.cli.main once there is something to do: completion has to be quick",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",
@@ -215,7 +222,12 @@ def test_the_environment_is_read_at_the_edge():
         for name in modules()
         if part(name) not in READS_ENVIRONMENT
         for node in ast.walk(tree(name))
-        if (isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"})
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in {"environ", "environb", "getenv"}
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"  # a WSGI request has an environ, too
+        )
         or (isinstance(node, ast.alias) and node.name in {"environ", "environb", "getenv"})
     ]
 

@@ -130,7 +130,7 @@ def _download(nodes: Nodes, url: str, out: BinaryIO) -> Header:
         try:
             if response.status != HTTPStatus.OK:
                 raise Unavailable(
-                    f"{url} gives no snapshot ({response.status}): {_error(response.read(ERROR_BYTES_MAX))}"
+                    f"{url} gives no snapshot ({response.status}): {_reason(response.read(ERROR_BYTES_MAX))}"
                 )
             decoder = Decoder(len)  # the payload is checked here, and written with all that is around it
             with progress(f"backup from {url}", size) as report:
@@ -145,9 +145,9 @@ def _download(nodes: Nodes, url: str, out: BinaryIO) -> Header:
             raise BadSnapshot(f"{url} sent no usable snapshot: {error}") from error
 
 
-def _error(data: bytes) -> str:
+def _reason(data: bytes) -> str:
     try:
-        return str(msgspec.json.decode(data, type=dict[str, object]).get("error", "no reason given"))
+        return str(msgspec.json.decode(data, type=dict[str, object]).get("detail", "no reason given"))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "no answer of kvlog"
 

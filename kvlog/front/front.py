@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import resource
 import sys
 import threading
 import traceback
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, Loops
 from granian.server import Server
 from granian.server.common import AbstractServer
 
@@ -45,8 +46,24 @@ CONNECTIONS_MAX = 4_096
 """Connections at a time, idle ones included: what is beyond them waits unanswered, a push or a forwarded write
 like any other. So it is far more than there are threads."""
 
+OTHER_DESCRIPTORS = 1_024
+"""What a node needs besides its clients' connections: those to its peers and to ZooKeeper, files, pipes."""
+
 BODY_BYTES_BEFORE = 64 * 1024
 """A body of up to this length is read before a thread is taken, so that a slow client holds none."""
+
+
+def allow_connections() -> int:
+    """Raise the limit of this process's descriptors as far as may be; returns for how many connections it is good.
+
+    A connection for which there is no descriptor could not even be refused.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(CONNECTIONS_MAX, max(allowed // 2, allowed - OTHER_DESCRIPTORS))
 
 
 def make_server(address: str, port: int, *, kill_s: int | None = None) -> AbstractServer[Any]:
@@ -56,8 +73,9 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
         address=address,
         port=port,
         interface=Interfaces.ASGINL,
+        loop=Loops.asyncio,
         workers=1,
-        backpressure=CONNECTIONS_MAX,
+        backpressure=allow_connections(),
         # A connection of HTTP/2 may have many requests under way: their number would be bounded by nothing.
         http=HTTPModes.http1,
         websockets=False,
@@ -110,6 +128,13 @@ class Front:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """One request."""
+        try:
+            return self._take(scope, receive, send)
+        except Exception as error:
+            self._guard.ended_by(error)
+            raise
+
+    def _take(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.set_exception_handler(self._unexpected)
@@ -152,7 +177,8 @@ class Front:
         elif error is not None and not isinstance(error, ClientGone):
             traceback.print_exception(error, file=sys.stderr)
         if not proto.answered:
-            proto.response_error(HTTPStatus.INTERNAL_SERVER_ERROR, BROKEN)
+            headers = (JSON, *self._headers)
+            respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, error_body(BROKEN))
         elif proto.stream is not None:
             if error is not None:
                 cut(scope)
@@ -176,7 +202,7 @@ class Front:
     def _submit(self, call: Call) -> asyncio.Future[None]:
         """Have a thread take the call as soon as one is free."""
         if self._under_way >= self._most:
-            self._refuse(call.send, "this node has more to do than it can; try again, or another node")
+            self._refuse(call.send, "this node has more to do than it can; try again, or ask another node")
             call.close()
             return call.done
         self._under_way += 1
@@ -195,7 +221,7 @@ class Front:
         while True:
             call = self._queue.get()
             try:
-                call.run(self._app)
+                call.run(self._app, self._headers)
             except BaseException:  # the guard hears of it
                 call.loop.call_soon_threadsafe(self._thread_ended)
                 raise

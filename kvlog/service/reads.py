@@ -143,8 +143,8 @@ class Reads:
 
         return self._consistent(options, look)
 
-    def count(self, prefix: str, *, at: int) -> int:
-        """How many keys began with a prefix at a revision, which has been applied here."""
+    def count(self, prefix: str, *, at: int | None) -> int:
+        """How many keys begin with a prefix, or began with it at a revision, which has been applied here."""
         return self._store.count(prefix, at=at)[0]
 
     def request(self, request_id: str) -> tuple[Remembered | None, int, Read]:

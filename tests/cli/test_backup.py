@@ -109,7 +109,7 @@ def test_the_next_node_is_asked_if_one_fails_or_is_stale(node: NodeStandIn, make
     down, stale, refusing, damaged, half = make_nodes("down", "stale", "refusing", "damaged", "half")
     down.stop()
     stale.state |= {"stale": True, "missed_entries": 3}
-    refusing.routes[SNAPSHOT] = lambda _: (503, {"error": "two snapshots are on their way"})
+    refusing.routes[SNAPSHOT] = lambda _: (503, {"detail": "two snapshots are on their way"})
     whole = node.routes[SNAPSHOT](b"")[1]
     assert isinstance(whole, bytes)
     damaged.routes[SNAPSHOT] = lambda _: (200, whole[:2000] + b"X" + whole[2001:])
@@ -235,7 +235,7 @@ def test_a_backup_of_a_damaged_store_is_not_whole(tmp_path: Path):
     file.write_bytes(b"".join(encode(header, [bytes(data)])))
     result = kvlog("verify", file)
 
-    assert (result.code, "is not what was written" in result.err) == (1, True)
+    assert (result.code, "is damaged: " in result.err) == (1, True)
 
 
 def test_a_backup_that_is_not_there_is_said(tmp_path: Path):
