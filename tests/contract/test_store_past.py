@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlog.core import machine
+from kvlog.core import applying
 from kvlog.core.evaluate import CHANGED_SINCE_MAX
-from kvlog.core.machine import Record
+from kvlog.core.machine import Position, Record
 from kvlog.errors import GapsInHistory, HistoryTrimmed
 from kvlog.memory_store import MemoryStore
 from kvlog.ports import Page, Store, Version, Versions, bytes_of
@@ -242,7 +242,7 @@ def test_a_store_with_gaps_tells_nothing_of_the_past(make_store: MakeStore):
 
 def test_a_lowered_history_is_dropped_step_by_step(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch):
     """With each entry so much at most; what is above the floor is told all the while (M10)."""
-    monkeypatch.setattr(machine, "DROPPED_MAX", 4)
+    monkeypatch.setattr(applying, "DROPPED_MAX", 4)
     past = Past()
     for number in range(20):
         past.one(*((f"k{place}", b"%d" % number if (number + place) % 5 else None) for place in range(3)))
@@ -526,7 +526,7 @@ def test_the_past_has_a_bound_in_bytes(tmp_path: Path):
     assert verify(tmp_path).position == store_position(past, floors[-1])
 
 
-def store_position(past: Past, history: int) -> machine.Position:
+def store_position(past: Past, history: int) -> Position:
     """The position of a store that has applied all of a log, and tells of so much."""
     return msgspec.structs.replace(past.position, history=history)
 
