@@ -20,7 +20,7 @@ from granian.server.common import AbstractServer
 from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
     AsyncHandler,
     Exchange,
     Headers,
@@ -29,11 +29,12 @@ from kvlog.front.exchange import (
     Scope,
     Send,
     cut,
-    error_body,
+    problem_body,
     respond,
 )
 from kvlog.front.wsgi import Application, Call
 from kvlog.guard import Guard
+from kvlog.problems import RETRY_AFTER
 
 THREADS = 320
 """Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
@@ -177,8 +178,8 @@ class Front:
         elif error is not None and not isinstance(error, ClientGone):
             traceback.print_exception(error, file=sys.stderr)
         if not proto.answered:
-            headers = (JSON, *self._headers)
-            respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, error_body(BROKEN))
+            headers = (PROBLEM, *self._headers)
+            respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, problem_body("internal-error", BROKEN))
         elif proto.stream is not None:
             if error is not None:
                 cut(scope)
@@ -213,8 +214,8 @@ class Front:
         return call.done
 
     def _refuse(self, send: Send, reason: str) -> None:
-        headers = (JSON, ("Retry-After", "1"), *self._headers)
-        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, error_body(reason))
+        headers = (PROBLEM, RETRY_AFTER, *self._headers)
+        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, problem_body("refused", reason, outcome="refused"))
 
     def _work(self) -> None:
         """A thread: one call after the other."""

@@ -17,7 +17,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 from kvlog.errors import ClientGone
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
     Headers,
     Incoming,
     Message,
@@ -25,8 +25,8 @@ from kvlog.front.exchange import (
     Send,
     awaited,
     cut,
-    error_body,
     piece,
+    problem_body,
     respond,
     start,
 )
@@ -231,7 +231,8 @@ class Call:
     def _fail(self, headers: Headers) -> None:
         """Answer as well as can be after an error of the application."""
         if not self._begun:
-            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (JSON, *headers), error_body(BROKEN))
+            body = problem_body("internal-error", BROKEN)
+            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (PROBLEM, *headers), body)
         elif not self._ended:
             cut(self._scope)
 

@@ -22,8 +22,8 @@ from kvlog.watching.wanted import Wanted
 from kvlog.watching.watcher import Watcher
 
 WATCHERS_MAX = 3_000
-"""Watchers at a time. Each holds one of the server's connections (front.CONNECTIONS_MAX); reads and writes need some,
-too."""
+"""Watchers at a time. Each holds one of the server's connections (front.CONNECTIONS_MAX), and reads and writes need
+some, too."""
 
 READERS = 4
 """Threads that read the past: more would not be faster, as what they do is mostly Python's work."""
@@ -54,8 +54,8 @@ class WatchHub:
         self._stopping = True
         self._wake.set()
         self._taken.set()
-        self._readers.shutdown(wait=False, cancel_futures=True)
         self._thread.join(timeout_s)
+        self._readers.shutdown(wait=True, cancel_futures=True)  # each reads one more piece at most
 
     def applied(self, _: Position) -> None:
         """Something has been applied to the store; on any thread, and it costs nothing while nobody watches."""
