@@ -327,7 +327,7 @@ def _refusal(address: str, response: urllib3.BaseHTTPResponse) -> _NoSnapshot:
     except ValueError:
         said = None  # its words cannot be read; the status is what is known
     if isinstance(said, dict):
-        reason = str(said.get("error", reason))
+        reason = str(said.get("detail", reason))
         index = said.get("applied_index")
         if response.status == HTTPStatus.CONFLICT and isinstance(index, int):
             applied_index = index

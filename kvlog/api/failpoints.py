@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from http import HTTPStatus
+from flask import Flask, Response
 
-from flask import Flask, Response, request
-
-from kvlog.api.views import View
+from kvlog.api import incoming
+from kvlog.api.answers import View, respond
 from kvlog.errors import InvalidInput, SettingsError
 from kvlog.failpoints import FAILPOINTS
 
 SPEC_BYTES_MAX = 1_000
 
 
-def add_routes(app: Flask, read_body: Callable[[], bytes], respond: Callable[[View], Response]) -> None:
-    """GET and PUT /v1/failpoints; how a body is read and an answer made is the application's business."""
+def add_routes(app: Flask) -> None:
+    """GET and PUT /v1/failpoints."""
 
     def refuse_parameters() -> None:
-        if request.query_string:
+        if incoming.query():
             raise InvalidInput("/v1/failpoints has no parameters; what to arm is the body of a PUT, as text")
 
     def view() -> Response:
-        return respond(({"failpoints": FAILPOINTS.report()}, HTTPStatus.OK, {}))
+        return respond(View({"failpoints": FAILPOINTS.report()}))
 
     @app.get("/v1/failpoints")
     def failpoints() -> Response:
@@ -34,7 +32,7 @@ def add_routes(app: Flask, read_body: Callable[[], bytes], respond: Callable[[Vi
     def arm_failpoints() -> Response:
         """Arm what the body says, and nothing else; an empty one disarms all."""
         refuse_parameters()
-        spec = read_body()
+        spec = incoming.body()
         if len(spec) > SPEC_BYTES_MAX:
             raise InvalidInput(f"the spec has more than {SPEC_BYTES_MAX} bytes")
         try:

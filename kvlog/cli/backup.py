@@ -130,7 +130,7 @@ def _download(nodes: Nodes, url: str, out: BinaryIO) -> Header:
         try:
             if response.status != HTTPStatus.OK:
                 raise Unavailable(
-                    f"{url} gives no snapshot ({response.status}): {_error(response.read(ERROR_BYTES_MAX))}"
+                    f"{url} gives no snapshot ({response.status}): {_reason(response.read(ERROR_BYTES_MAX))}"
                 )
             decoder = Decoder(len)  # the payload is checked here, and written with all that is around it
             with progress(f"backup from {url}", size) as report:
@@ -145,9 +145,9 @@ def _download(nodes: Nodes, url: str, out: BinaryIO) -> Header:
             raise BadSnapshot(f"{url} sent no usable snapshot: {error}") from error
 
 
-def _error(data: bytes) -> str:
+def _reason(data: bytes) -> str:
     try:
-        return str(msgspec.json.decode(data, type=dict[str, object]).get("error", "no reason given"))
+        return str(msgspec.json.decode(data, type=dict[str, object]).get("detail", "no reason given"))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return "no answer of kvlog"
 
@@ -165,11 +165,16 @@ def verify_backup(command: Verify) -> None:
     with tempfile.TemporaryDirectory(prefix=".kvlog-verify-", dir=command.file.absolute().parent) as temporary:
         found = unpack(command.file, Path(temporary) / "store")
     if command.as_json:
-        end = {"keys": found.keys, "requests": found.requests, "file": str(command.file), "whole": True}
+        holds = {"keys": found.keys, "requests": found.requests, "kept_revisions": found.kept}
+        end = holds | {"told_from": found.position.history, "file": str(command.file), "whole": True}
         document(_description(header) | end)
         return
     fields(*_description(header).items())
-    fields(("keys", found.keys), ("requests", found.requests))
+    fields(
+        ("keys", found.keys),
+        ("requests", found.requests),
+        ("history", f"{found.kept} revisions, back to the state at {found.position.history}"),
+    )
     say("the backup is whole")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from kvlog.client import paging, reads, writes
@@ -223,6 +223,10 @@ class Client:
         client.txn().when_revision("a", 7).put("a", "1").delete("b").otherwise_get("a").commit()
         """
         return Txn(self._caller)
+
+    def transact(self, body: Mapping[str, Any], *, request_id: str | None = None) -> TxnResult:
+        """A transaction in the words of ``POST /v1/txn``. Its errors are those of ``Txn.commit``."""
+        return self._caller.do(writes.txn(body, ack="replicas", request_id=request_id or writes.new_id()))
 
     def batch(
         self,

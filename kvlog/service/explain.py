@@ -20,6 +20,9 @@ from kvlog.service.reads import Read, Reads
 FETCH_ENTRIES = 100
 """Entries that are read from ZooKeeper at a time."""
 
+ENTRIES_MAX = 500
+"""Entries that are shown at a time."""
+
 LOOKED_AT_MAX = 2_000
 """Entries that are looked at for one explanation."""
 

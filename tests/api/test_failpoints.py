@@ -81,7 +81,7 @@ def test_a_spec_that_makes_no_sense_is_refused(node: ClusterNode, spec: bytes, r
     refused = put(node, spec)
 
     assert refused.status == 400
-    assert reason in refused.body["error"]
+    assert reason in refused.body["detail"]
     assert armed(node.request("GET", "/v1/failpoints")) == {"before_trim": "raise@7"}
 
 

@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,10 @@ from kvlog.core.values import PushBody
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import ProcessKeeper, free_ports
 
-ANSWER_S = 10.0
+from .wire import ANSWER_S, exchange, get, post, read_answer, refused
+
 GROWTH_BYTES_MAX = 64 * 1024 * 1024
 GOOD_BODY = b'{"key":"before","value":"x"}'
-
-
-@dataclass(frozen=True)
-class Said:
-    """An HTTP answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -49,46 +40,6 @@ def node(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[ClusterNode
     assert node.read("before").body == {"key": "before", "value": "1"}
     assert node.update("before", "2").status == 200
     cluster.stop()
-
-
-def exchange(node: ClusterNode, request: bytes) -> Said:
-    """Send these bytes, and read one answer."""
-    with closing(socket.create_connection(("127.0.0.1", node.port), timeout=ANSWER_S)) as connection:
-        connection.sendall(request)
-        return read_answer(connection)
-
-
-def read_answer(connection: socket.socket) -> Said:
-    """One answer with a Content-Length."""
-    with connection.makefile("rb") as file:
-        status = int(file.readline().split()[1])
-        headers = {}
-        while line := file.readline().strip():
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
-        body = file.read(int(headers["content-length"]))
-    return Said(status, headers, json.loads(body))
-
-
-def get(node: ClusterNode, target: bytes, method: bytes = b"GET") -> Said:
-    """A request without a body, its target as it is."""
-    return exchange(node, method + b" " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-
-
-def post(node: ClusterNode, target: bytes, body: bytes, *headers: bytes) -> Said:
-    """A request with a body."""
-    length = b"Content-Length: %d" % len(body)
-    head = b"\r\n".join((b"POST " + target + b" HTTP/1.1", b"Host: x", b"Connection: close", length, *headers))
-    return exchange(node, head + b"\r\n\r\n" + body)
-
-
-def refused(said: Said, status: int, reason: str) -> bool:
-    """Whether this is an error as all of them are: JSON with a sentence under "error"."""
-    assert said.headers["content-type"] == "application/json"
-    assert status == said.status, said
-    assert set(said.body) == {"error"}
-    assert reason in said.body["error"]
-    return True
 
 
 # --- reads ----------------------------------------------------------------------------------------------------
@@ -273,13 +224,13 @@ def test_a_wrong_method_is_refused(node: ClusterNode, method: bytes, path: bytes
 )
 def test_an_unknown_path_is_not_found(node: ClusterNode, path: bytes):
     """404, in JSON like everything else."""
-    assert refused(get(node, path), 404, "not found")
+    assert refused(get(node, path), 404, "there is no such path", "no-such-route")
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_kill_is_for_demonstrations_only(node: ClusterNode, method: bytes):
     """Without --demo there is no such path."""
-    assert refused(get(node, b"/kill", method), 404, "not found")
+    assert refused(get(node, b"/kill", method), 404, "there is no such path")
 
 
 # --- between nodes --------------------------------------------------------------------------------------------
@@ -318,7 +269,7 @@ def push(cluster_id: str, **changes: Any) -> bytes:
 )
 def test_garbage_is_no_push(node: ClusterNode, body: bytes):
     """400: clients do not speak this."""
-    assert refused(post(node, b"/propagate", body), 400, "not a push of a leader")
+    assert refused(post(node, b"/propagate", body), 400, "this is not a push of a leader")
 
 
 def test_a_push_of_another_cluster_is_refused(node: ClusterNode):

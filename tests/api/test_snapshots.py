@@ -206,7 +206,7 @@ def test_a_bad_query_is_refused(server: Server, query: str, reason: str):
     status, body = server.refused(f"/v1/snapshot?{query}")
 
     assert status == 400
-    assert reason in body["error"]
+    assert reason in body["detail"]
 
 
 def stand_stale(store: LmdbStore) -> None:
@@ -229,7 +229,7 @@ def test_a_store_that_is_not_fit_is_not_sent(serve: Callable[..., Server], fetch
     status, body = server.refused("/v1/snapshot")
 
     assert (status, body["applied_index"]) == (409, index)
-    assert reason in body["error"]
+    assert reason in body["detail"]
     failed = fetcher.fetch(server.member)
     assert isinstance(failed, ev.SnapshotFailed)
     assert (failed.node_id, failed.applied_index) == ("n1", index)
@@ -242,7 +242,7 @@ def test_a_store_behind_the_asked_index_is_not_sent(server: Server):
     status, body = server.refused("/v1/snapshot?min_index=161")
 
     assert (status, body["applied_index"]) == (409, 160)
-    assert "stands at index 160, 161 was asked for" in body["error"]
+    assert "stands at index 160, 161 was asked for" in body["detail"]
 
 
 def test_no_more_than_two_copies_are_made_at_a_time(server: Server):
@@ -252,7 +252,7 @@ def test_no_more_than_two_copies_are_made_at_a_time(server: Server):
     status, headers, body = server.get("/v1/snapshot")
 
     assert (status, headers["retry-after"]) == (503, "1")
-    assert "2 copies of this node's store are being made already" in json.loads(body)["error"]
+    assert "2 copies of this node's store are being made already" in json.loads(body)["detail"]
     begun = time.monotonic()
     for number in range(50):
         assert server.get(f"/read?key=key{number}")[0] == 200
@@ -514,9 +514,9 @@ def test_another_process_at_the_address_is_refused(
 @pytest.mark.parametrize(
     ("status", "body", "reason", "index"),
     [
-        (409, b'{"error":"I am stale","applied_index":12}', "I am stale", 12),
+        (409, b'{"detail":"I am stale","applied_index":12}', "I am stale", 12),
         (409, b'{"applied_index":"many"}', "status 409", None),
-        (503, b'{"error":"come again","applied_index":12}', "come again", None),
+        (503, b'{"detail":"come again","applied_index":12}', "come again", None),
         (404, b"not found", "status 404", None),
         (302, b"[1]", "status 302", None),
         (500, b"\xff" * 200_000, "status 500", None),

@@ -57,6 +57,7 @@ def test_a_backup_is_the_snapshot_and_says_what_it_holds(node: NodeStandIn, snap
     assert float(said["seconds"]) < 30
     assert verified.code == 0, verified.err
     assert (shown(verified.out)["keys"], shown(verified.out)["requests"]) == ("7", "0")
+    assert shown(verified.out)["history"] == "19 revisions, back to the state at 0"
     assert verified.out.endswith("the backup is whole\n")
     assert not [path for path in tmp_path.iterdir() if path.name not in ("backup", "node")]
 
@@ -72,7 +73,8 @@ def test_as_json_backup_and_verify_say_the_same(node: NodeStandIn, snapshot: byt
     assert made.pop("seconds") < 30
     assert made.pop("passed_over") == [f"{down} does not answer: connection refused"]
     assert (made["index"], made["revision"], made["cluster"], made["node"]) == (19, 19, "c1", "n1")
-    assert verified == made | {"keys": 7, "requests": 0, "file": str(file), "whole": True}
+    holds = {"keys": 7, "requests": 0, "kept_revisions": 19, "told_from": 0}
+    assert verified == made | holds | {"file": str(file), "whole": True}
 
 
 def test_a_file_is_not_overwritten_without_force(node: NodeStandIn, snapshot: bytes, tmp_path: Path):
@@ -107,7 +109,7 @@ def test_the_next_node_is_asked_if_one_fails_or_is_stale(node: NodeStandIn, make
     down, stale, refusing, damaged, half = make_nodes("down", "stale", "refusing", "damaged", "half")
     down.stop()
     stale.state |= {"stale": True, "missed_entries": 3}
-    refusing.routes[SNAPSHOT] = lambda _: (503, {"error": "two snapshots are on their way"})
+    refusing.routes[SNAPSHOT] = lambda _: (503, {"detail": "two snapshots are on their way"})
     whole = node.routes[SNAPSHOT](b"")[1]
     assert isinstance(whole, bytes)
     damaged.routes[SNAPSHOT] = lambda _: (200, whole[:2000] + b"X" + whole[2001:])
@@ -233,7 +235,7 @@ def test_a_backup_of_a_damaged_store_is_not_whole(tmp_path: Path):
     file.write_bytes(b"".join(encode(header, [bytes(data)])))
     result = kvlog("verify", file)
 
-    assert (result.code, "is not what was written" in result.err) == (1, True)
+    assert (result.code, "is damaged: " in result.err) == (1, True)
 
 
 def test_a_backup_that_is_not_there_is_said(tmp_path: Path):

@@ -19,7 +19,13 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
     """Role, revision, index, lag, path, staleness, what is wrong with it, and why it is not ready."""
     leader, stale, halted = make_nodes("n1", "n2", "n3")
-    leader.state |= {"role": "leader", "tail_index": 52, "applied_index": 52, "staleness_ms": 7, "path": "push"}
+    leader.state |= {
+        "role": "leader",
+        "tail_index": 52,
+        "applied_index": 52,
+        "staleness_ms": 7,
+        "last_entry": {"path": "push"},
+    }
     stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "the store is stale: missed 7"}
     halted.state |= {"role": "halted", "halted_at": 50, "ready": False, "reason": "halted: entry 50 is damaged"}
     result = kvlog("status", "--node", stale.url)
@@ -35,7 +41,12 @@ def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
 def test_status_is_drawn_on_a_terminal(make_nodes: MakeNodes):
     """A table that fits into eighty columns, and below it why nodes are not ready, in full."""
     leader, stale, silent = make_nodes("127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002")
-    leader.state |= {"role": "leader", "staleness_ms": 61_000, "path": "push", "revision": 12_345_678}
+    leader.state |= {
+        "role": "leader",
+        "staleness_ms": 61_000,
+        "last_entry": {"path": "push"},
+        "revision": 12_345_678,
+    }
     stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "it is [red] " + "so " * 60}
     silent.stop()
     result = on_terminal("stdout", "status", "--node", leader.url, columns=80)
@@ -98,7 +109,7 @@ def test_the_first_node_that_works_is_asked(make_nodes: MakeNodes):
     """Those that are down or in trouble are passed over; if all are, each one's reason is said."""
     (works,) = make_nodes("n1")
     (troubled,) = make_nodes("n2")
-    troubled.routes["GET /v1/requests/r1"] = lambda _: (503, {"error": "no leader is known"})
+    troubled.routes["GET /v1/requests/r1"] = lambda _: (503, {"detail": "no leader is known"})
     works.routes["GET /v1/requests/r1"] = lambda _: (200, {"outcome": "committed", "revision": 7})
     down = f"http://127.0.0.1:{free_ports(1)[0]}"
 
@@ -145,7 +156,7 @@ def test_request_settles_only_when_told_to(make_nodes: MakeNodes):
 def test_a_request_that_nobody_remembers_fails(make_nodes: MakeNodes):
     """404: the node's own words, and exit code 1."""
     (node,) = make_nodes("n1")
-    node.routes["GET /v1/requests/r1"] = lambda _: (404, {"error": "request r1 is not remembered"})
+    node.routes["GET /v1/requests/r1"] = lambda _: (404, {"detail": "request r1 is not remembered"})
     result = kvlog("request", "r1", "--node", node.url)
 
     assert result.code == 1
@@ -158,7 +169,7 @@ def test_a_replica_is_removed_by_its_id(make_nodes: MakeNodes):
     path = "POST /v1/admin/replicas/127.0.0.1%3A5002/remove"
     node.routes[path] = lambda _: (200, {"status": "done"})
     removed = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
-    node.routes[path] = lambda _: (409, {"error": "it is up"})
+    node.routes[path] = lambda _: (409, {"detail": "it is up"})
     refused = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)
     node.routes[path] = lambda _: (202, {"status": "running", "result": "not done yet"})
     running = kvlog("replicas", "remove", "127.0.0.1:5002", "--node", node.url)

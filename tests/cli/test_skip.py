@@ -124,7 +124,7 @@ def test_nothing_is_skipped_where_nobody_has_halted(halted: list[NodeStandIn]):
 
 def test_a_refusal_is_said(halted: list[NodeStandIn]):
     """The node's own words."""
-    halted[0].routes[SKIP] = lambda _: (409, {"error": "somebody has skipped it"})
+    halted[0].routes[SKIP] = lambda _: (409, {"detail": "somebody has skipped it"})
     result = run(halted)
 
     assert result.code == 1

@@ -242,7 +242,7 @@ def test_all_halt_at_the_same_entry_and_a_skip_takes_all_past_it(shared: Cluster
         assert read.body == {"key": "key", "value": "sound", "halted_at": index}
         assert (read.headers["kvlog-halted"], read.headers["kvlog-applied-index"]) == (str(index), str(index - 1))
         assert (refused.status, refused.body["outcome"]) == (503, "refused")
-        assert f"this node has halted: log entry {index}: " in refused.body["error"]
+        assert f"this node has halted: log entry {index}: " in refused.body["detail"]
     assert len({node.status()["digest"] for node in shared.nodes}) == 1
 
     assert skip(shared.nodes[0], index).status == 200
@@ -285,8 +285,8 @@ def test_only_the_entry_at_which_a_node_has_halted_is_skipped(shared: Cluster):
     other = skip(shared.nodes[0], index - 1)
     command = kvlog("log", "skip", index - 1, "--reason", "x", "--node", shared.nodes[0].address)
 
-    assert (well.status, well.body["error"]) == (409, "this node has not halted: it needs no skip")
-    assert (other.status, other.body["error"]) == (
+    assert (well.status, well.body["detail"]) == (409, "this node has not halted: it needs no skip")
+    assert (other.status, other.body["detail"]) == (
         409,
         f"this node has halted at entry {index}, not at {index - 1}",
     )

@@ -190,7 +190,7 @@ def test_a_key_belongs_to_one_body(standing: Cluster, nodes: list[ClusterNode], 
             for key, value in (("owned", "other"), ("other", "mine")):
                 answer = node.update(key, value, request_id=name)
                 assert (answer.status, answer.body["outcome"]) == (422, "refused")
-                assert "belongs to another request" in answer.body["error"]
+                assert "belongs to another request" in answer.body["detail"]
             again = node.update("owned", "mine", request_id=name)
             assert outcome_of(again) == outcome_of(first)
         assert standing.wait_for_agreement() == digest
@@ -247,7 +247,7 @@ def test_a_cancelled_request_is_refused_for_good(standing: Cluster, nodes: list[
     for node in nodes:
         late = node.update("cancelled", name, request_id=name)
         assert (late.status, late.body["outcome"]) == (409, "refused")
-        assert f"was cancelled at revision {cancelled.body['revision']}" in late.body["error"]
+        assert f"was cancelled at revision {cancelled.body['revision']}" in late.body["detail"]
         assert node.read("cancelled").body["value"] != name
     assert outcome_of(cancelled)[:2] == (200, "cancelled")
     assert same_everywhere(standing, name)["outcome"] == "cancelled"
@@ -354,8 +354,8 @@ def test_a_request_that_is_not_known_can_be_settled(nodes: list[ClusterNode], na
     known = nodes[0].remembered(nodes[0].update("any", name, request_id=name) and name)
 
     assert unknown.status == 404
-    assert set(unknown.body) == {"id", "error"}
-    assert f"DELETE /v1/requests/{name} finds out for good" in unknown.body["error"]
+    assert (unknown.body["type"], unknown.body["id"]) == ("kvlog:no-such-request", name)
+    assert f"DELETE /v1/requests/{name} finds out for good" in unknown.body["detail"]
     assert known.status == 200
     marks = {header for header in read.headers if header.startswith("kvlog-")}
     assert {"kvlog-revision", "kvlog-applied-index", "kvlog-tail-index", "kvlog-staleness-ms"} <= marks

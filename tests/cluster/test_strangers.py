@@ -83,6 +83,6 @@ def test_a_log_that_may_not_be_written_refuses_writes_and_says_why(cluster: Clus
         client.set_acls(segment, OPEN_ACL_UNSAFE)
 
     assert (refused.status, refused.body["outcome"]) == (503, "refused")
-    assert "NoAuth" in refused.body["error"]
+    assert "NoAuth" in refused.body["detail"]
     assert wait_until(lambda: leader.update("key", "value").status == 200, 10)
     assert leader.status()["epoch"] == epoch

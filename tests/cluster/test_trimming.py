@@ -192,7 +192,7 @@ def test_a_full_log_refuses_writes_until_it_can_be_trimmed(make_cluster: Callabl
         f"{second.address} (whole) up to ",
         "start those that are behind, or, if one is gone for good, POST /v1/admin/replicas/<id>/remove",
     ):
-        assert words in refused.body["error"]
+        assert words in refused.body["detail"]
     ledger.check(leader)
     assert leader.status()["ready"]
 
