@@ -22,8 +22,7 @@ from kvlog.watching.wanted import Wanted
 from kvlog.watching.watcher import Watcher
 
 WATCHERS_MAX = 3_000
-"""Watchers at a time. Each holds one of the server's connections (front.CONNECTIONS_MAX), and reads and writes need
-some, too."""
+"""Watchers at a time. Each holds a connection (front.CONNECTIONS_MAX); reads and writes need some, too."""
 
 READERS = 4
 """Threads that read the past: more would not be faster, as what they do is mostly Python's work."""
