@@ -16,9 +16,9 @@ from kvlog.assembly import SystemClock
 from kvlog.config import parse
 from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings
+from kvlog.errors import Unavailable
 from kvlog.front import Front, make_server
 from kvlog.guard import Guard
-from kvlog.errors import Unavailable
 from kvlog.peers import HttpPeers
 from kvlog.runtime import Runtime
 from kvlog.service.service import make_service
@@ -29,7 +29,7 @@ from kvlog.store.lmdb_store import LmdbStore
 class NoLog:
     """The port EntryReader where there is no ZooKeeper."""
 
-    def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:
+    def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:  # noqa: ARG002 - the port has them
         raise Unavailable("there is no ZooKeeper here")
 
 
