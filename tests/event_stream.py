@@ -54,6 +54,10 @@ class EventStream:
     ) -> None:
         self.close()
 
+    def shut(self) -> None:
+        """Hear nothing more: who reads on another thread finds the end."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Leave, whatever comes."""
         self._response.close()
