@@ -7,7 +7,7 @@ from http import HTTPStatus
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from kvlog.api import admin, course, explain, failpoints, internal, keys, status
+from kvlog.api import admin, course, explain, failpoints, internal, keys, openapi, status
 from kvlog.api.answers import respond
 from kvlog.api.incoming import BodyTooLarge
 from kvlog.api.problems import ANSWERED, of_error, of_status
@@ -22,6 +22,7 @@ def create_app(service: Service) -> Flask:
     app.url_map.merge_slashes = False  # each slash of a key counts
     for part in (course, internal, keys, explain, status, admin):
         part.add_routes(app, service)
+    openapi.add_routes(app)
     if service.settings.demo:
         failpoints.add_routes(app)
     _add_errors(app)
