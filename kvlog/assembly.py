@@ -29,7 +29,9 @@ from shlex import quote
 from types import FrameType
 from typing import Any, NoReturn
 
+from kvlog.api import watch
 from kvlog.api.app import create_app
+from kvlog.api.marks import marks
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
 from kvlog.core.node import Node
@@ -45,6 +47,7 @@ from kvlog.service.service import make_service
 from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.quarantine import check_store, inspect
+from kvlog.watching.hub import WatchHub
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
@@ -268,8 +271,15 @@ def _assemble(
     FAILPOINTS.belong_to(supervisor, say)
     store = LmdbStore(settings.data_dir / STORE, history=settings.history)
     node = Node(_node_settings(settings, instance), store, store.position())
+    hub = WatchHub(store)
     runtime = Runtime(
-        node, store, clock, say=say, fail=_naming(settings, fail), announce=partial(_announce, settings)
+        node,
+        store,
+        clock,
+        say=say,
+        fail=_naming(settings, fail),
+        announce=partial(_announce, settings),
+        on_applied=hub.applied,
     )
     session = ZooKeeperSession(
         settings.zk,
@@ -297,6 +307,7 @@ def _assemble(
         guard.off()
         session.stop()
         runtime.stop(timeout_s=2)
+        hub.stop(timeout_s=2)
         peers.stop()
         store.close()
 
@@ -304,6 +315,7 @@ def _assemble(
     Finalize(None, close, exitpriority=100)
     log = ZooKeeperLog(session)
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
+    hub.start()
     runtime.start(log=log, election=ZooKeeperElection(session, me), peers=peers)
     session.start()
     service = make_service(
@@ -320,7 +332,12 @@ def _assemble(
     app = create_app(service)
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
-    front = Front(app, guard, headers=(("Kvlog-Node", settings.node_id), (INSTANCE_HEADER, instance)))
+    front = Front(
+        app,
+        guard,
+        handlers={watch.PATH: watch.WatchRoute(hub, partial(marks, service))},
+        headers=(("Kvlog-Node", settings.node_id), (INSTANCE_HEADER, instance)),
+    )
     threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
     return front
 

@@ -10,12 +10,15 @@
     │   └── StoreDamaged      what is on the disk is not what was written; exit code 5
     ├── Stuck                 a part of the process has stopped working; exit code 6
     ├── BadSnapshot           a copy of a store is incomplete, damaged, or of another format
-    ├── CommandFailed         an operator's command cannot do what it was asked to
+    ├── CommandFailed         a command of the command line cannot do what it was asked to
+    │   └── NotMet            because something is not so: no such key, or a condition that does not hold
     ├── HistoryTrimmed        the past that was asked for is not kept any more
     ├── GapsInHistory         the store has missed entries, so that its past cannot be told
     ├── Behind                a read waited in vain for what it needs to be applied here
     ├── TooStale              the bound that a read has set cannot be shown to hold
     ├── TooManyKeys           more keys are concerned than one request may change or compare
+    ├── SlowReader            a watcher does not take its events as fast as they happen
+    ├── WatchEnded            a watch cannot go on at this node; says from where it can be begun again
     ├── Unavailable           the other side did not answer in time, or not at all
     ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
@@ -87,7 +90,11 @@ class BadSnapshot(KvlogError):
 
 
 class CommandFailed(KvlogError):
-    """An operator's command refuses, or could not finish; says why, what that means, and what to do next."""
+    """A command refuses, or could not finish; says why, what that means, and what to do next."""
+
+
+class NotMet(CommandFailed):
+    """What a command asks about is not there, or what it was to depend on is not so."""
 
 
 class Unavailable(KvlogError):
@@ -122,6 +129,22 @@ class TooStale(KvlogError):
 
 class TooManyKeys(KvlogError):
     """More keys are concerned than one request may change, or one answer compare."""
+
+
+class SlowReader(KvlogError):
+    """A watcher does not take its events as fast as they happen."""
+
+
+class WatchEnded(KvlogError):
+    """A watch cannot go on at this node, for the ``reason``.
+
+    All that it wanted of the revisions below ``resume`` was given out: a new one begins there.
+    """
+
+    def __init__(self, reason: KvlogError, resume: int) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.resume = resume
 
 
 class ClientGone(KvlogError):

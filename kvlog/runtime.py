@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.evaluate import LEASES, lease_in, lease_number
+from kvlog.core.machine import Position
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Answer, Unknown
@@ -163,8 +164,9 @@ class Runtime:
     """Runs one node.
 
     ``fail`` is called, from any thread, when the process must end: it does not return. ``say`` gets what people
-    should know, ``announce`` the status once the node is up for the first time. ``watchdog_s``: how long the
-    deciding thread may stand still.
+    should know, ``announce`` the status once the node is up for the first time. ``on_applied`` is told where the
+    store stands now, on the applying thread: it only takes note. ``watchdog_s``: how long the deciding thread may
+    stand still.
     """
 
     def __init__(
@@ -176,6 +178,7 @@ class Runtime:
         say: Callable[[str], None],
         fail: Fail,
         announce: Callable[[Status], None],
+        on_applied: Callable[[Position], None] | None = None,
         watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self._node = node
@@ -184,6 +187,7 @@ class Runtime:
         self._say = say
         self._fail = fail
         self._announce: Callable[[Status], None] | None = announce
+        self._on_applied = on_applied
         self._events: queue.Queue[ev.Event | _Inspect | None] = queue.Queue(QUEUE_MAX)
         self._store_work: queue.Queue[StoreWork | None] = queue.Queue(QUEUE_MAX)
         self._tokens = itertools.count(1)
@@ -332,6 +336,8 @@ class Runtime:
             if applies:
                 hit("after_apply")
             self._transaction = None
+            if self._on_applied is not None and isinstance(done, ev.Applied):
+                self._on_applied(done.position)
             self.post(done)
 
     # --- all of them --------------------------------------------------------------------------------------

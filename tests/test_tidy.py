@@ -14,6 +14,7 @@ REAL = ADAPTER | {"failpoints"}
 """What runs in a real node only, and can be made to fail there."""
 PARTS = {
     "errors": set(),
+    "problems": {"errors"},
     "failpoints": {"errors"},
     "guard": {"errors"},
     "watchdog": {"errors", "guard"},
@@ -27,21 +28,24 @@ PARTS = {
     "peers": REAL | {"snapshot", "store"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
+    "watching": ADAPTER | {"watching"},
     "runtime": REAL | {"guard", "watchdog"},  # knows the ports, and no adapter
     # It forwards writes, which is no port: the core does not ask for it.
     "service": REAL | {"service", "runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
-    "api": REAL | {"api", "service", "peers", "snapshot", "kvlog"},
-    "front": {"errors", "guard", "front"},  # knows no node: any WSGI application will do
-    "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
-    "cli": {"errors", "core", "config", "cli", "snapshot", "store", "zookeeper"} | {"kvlog"},  # kvlog: its version
+    "api": REAL | {"problems", "api", "service", "peers", "snapshot", "front", "watching", "kvlog"},
+    "front": {"errors", "problems", "guard", "front"},  # knows no node: any WSGI application will do
+    "assembly": REAL | {"guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
+    "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
+    | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},
     "reaper": set(),
     "processes": {"errors"},
     "ensemble": {"errors", "processes", "ensemble"},
     "cluster": {"errors", "processes"},  # starts server.py and speaks HTTP, as a user would
     "demo": {"errors", "core", "processes", "ensemble", "cluster", "zookeeper.peek", "demo"},
-    "kvlog": set(),
+    "client": {"client"},  # for users: it knows the API, and nothing of how a node does it
+    "kvlog": {"client"},  # offers it, and imports it only when it is asked for
     "server.py": {"errors", "config", "assembly"},
     "demo.py": {"errors", "demo"},
 }
@@ -55,10 +59,13 @@ THIRD_PARTIES = {
         "store",
         "snapshot",
         "peers",
+        "watching",
         "zookeeper",
         "api",
         "cli",
+        "client",
     },
+    "httpx": {"client"},
     "kazoo": {"zookeeper", "zookeeper.peek", "ensemble"},
     "lmdb": {"store"},
     "flask": {"api"},
@@ -81,6 +88,7 @@ READS_ENVIRONMENT = {"server.py", "__main__", "demo.py", "ensemble", "processes"
 
 NOT_IMPORTED = {
     "kvlog.__main__": "what `python -m kvlog` runs",
+    "kvlog.cli.running": "loaded by kvlog.cli.main once there is something to do: completion has to be quick",
     "kvlog.memory_store": "the same for the port Store",
     "kvlog.memory": "the ports without anything outside, for the simulator and the tests",
     "kvlog.reaper": "a program of its own, which kvlog.processes starts by its path",

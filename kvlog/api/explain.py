@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response
@@ -11,7 +10,7 @@ from kvlog.api import incoming
 from kvlog.api.answers import View, respond
 from kvlog.api.explaining import explanation, shown
 from kvlog.api.parameters import KEY, a_limit, a_number, parameters, some_seconds
-from kvlog.errors import InvalidInput
+from kvlog.api.problems import problem
 from kvlog.service.explain import ENTRIES_MAX
 from kvlog.service.service import Service
 
@@ -38,26 +37,25 @@ def add_routes(app: Flask, service: Service) -> None:
 
     @app.get("/v1/log")
     def log() -> Response:
-        return respond(View(_entries(service, parameters(incoming.query(), LOG))))
+        return respond(_entries(service, parameters(incoming.query(), LOG)))
 
 
-def _entries(service: Service, given: dict[str, Any]) -> dict[str, Any]:
+def _entries(service: Service, given: dict[str, Any]) -> View:
     """Entries as they are in ZooKeeper, applied here or not."""
     status = service.status()
     first = given["from"]
     if first is None:
         first = max(status.first_index, status.tail_index - given["limit"] + 1)
     if first < status.first_index:
-        raise InvalidInput(
-            f"entry {first} has been trimmed: the log begins at index {status.first_index}",
-            status=HTTPStatus.GONE,
-        )
+        what = f"entry {first} has been trimmed: ask for from={status.first_index} or later, where the log begins"
+        return problem("log-trimmed", what, first_index=status.first_index)
     if first > status.tail_index and given["wait"]:
         service.reads.wait_for_index(first, given["wait"] / 1000)
     entries = [shown(entry) for entry in service.explanations.entries(first, given["limit"])]
-    return {
+    body = {
         "first_index": status.first_index,
         "tail_index": max([status.tail_index, *(entry["index"] for entry in entries)]),
         "entries": entries,
         "next": first + len(entries),
     }
+    return View(body)

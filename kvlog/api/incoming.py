@@ -88,8 +88,9 @@ def pieces(bytes_max: int | None) -> Iterator[bytes]:
     limit = sys.maxsize if bytes_max is None else bytes_max
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(limit)
+    stream = request.input_stream  # what is read later may be read when Flask has put the request aside
     size = 0
-    while piece := request.input_stream.read(min(_PIECE_BYTES, limit + 1 - size)):
+    while piece := stream.read(min(_PIECE_BYTES, limit + 1 - size)):
         size += len(piece)
         if size > limit:
             raise BodyTooLarge(limit)

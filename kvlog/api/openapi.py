@@ -10,12 +10,13 @@ from flask import Flask, Response
 from kvlog import __version__
 from kvlog.api import incoming
 from kvlog.api.answers import JSON, encode
-from kvlog.api.operations import AGE, EVERYWHERE, OPERATIONS, Answer, Given, Operation
+from kvlog.api.described import answers, bodies, node, node_operations, operations, problems
+from kvlog.api.described.operation import AGE, EVERYWHERE, Answer, Given, Operation
+from kvlog.api.described.shapes import INDEX, REVISION, Schema, a_count, a_text, just, one_of, ref
 from kvlog.api.outcomes import REPLAYED
 from kvlog.api.parameters import Parameter, parameters
-from kvlog.api.problems import KINDS, MEDIA_TYPE
-from kvlog.api.schemas import INDEX, REVISION, SCHEMAS, Schema, a_count, a_text, one_of, problem_name, ref
 from kvlog.peers import INSTANCE_HEADER
+from kvlog.problems import KINDS, MEDIA_TYPE
 
 OPENAPI = "3.1.0"
 """The version of the specification."""
@@ -26,17 +27,37 @@ A replicated key-value store whose write-ahead log is ZooKeeper. Any node takes 
 - A **revision** is the number of a committed request: what a key's `ETag` names, and a point in time to read at.
 - Every error is a problem in the words of RFC 9457 (`application/problem+json`).
 - Parameters and fields that are not known are refused, as are those that are given twice.
-- Where there is GET there is HEAD; a path with another method is answered 405 with `Allow`.
+- Where there is GET there is HEAD, but for /v1/watch; any other method of a path is answered 405 with `Allow`.
 """
 
 TAGS = {
     "keys": "Keys with their values: one by one, and in pages",
+    "transactions": "Many keys at once",
+    "leases": "Keys that go away together unless somebody keeps them alive",
+    "watch": "What happens",
+    "history": "The past",
     "requests": "What has become of a write",
     "log": "Why a read is as it is, and the log itself",
     "node": "The node that is asked",
     "operators": "For operators",
     "course": "The routes that kvlog has had since it was a course assignment",
 }
+
+OPERATIONS: tuple[Operation, ...] = (*operations.OPERATIONS, *node_operations.OPERATIONS)
+"""All that is described."""
+
+LEFT_OUT = {
+    ("post", "/propagate"): "what a leader says to the other nodes",
+    ("post", "/forward"): "what a node says to the leader",
+    ("get", "/kill"): "with --demo only",
+    ("post", "/kill"): "with --demo only",
+    ("get", "/v1/failpoints"): "with --demo only",
+    ("put", "/v1/failpoints"): "with --demo only",
+}
+"""The routes that are not described, each with the reason."""
+
+SCHEMAS: dict[str, Schema] = {**answers.SCHEMAS, **bodies.SCHEMAS, **node.SCHEMAS, **problems.SCHEMAS}
+"""All that have a name."""
 
 _FLAG = one_of("true", "false")
 _DECIMAL = {"type": "integer", "minimum": 0}
@@ -58,7 +79,7 @@ HEADERS: dict[str, tuple[str, Schema]] = {
     "Kvlog-Create-Revision": ("the revision at which the key came to be", REVISION),
     "Kvlog-Version": ("how often it was written since", a_count()),
     "Kvlog-Lease": ("the lease that it is attached to; only if there is one", a_count()),
-    REPLAYED: ("true, where this repeats the first answer to the same Idempotency-Key", {"const": True}),
+    REPLAYED: ("true, where this repeats the first answer to the same Idempotency-Key", just(True)),
     "ETag": ("the revision, in quotes; of the JSON form with -json at its end", a_text()),
     "Vary": ("what the form of the answer depends on", a_text()),
     "Retry-After": ("seconds after which to try again; only if that may help", _DECIMAL),
@@ -85,9 +106,9 @@ def add_routes(app: Flask) -> None:
 def document() -> dict[str, Any]:
     """The whole description."""
     paths: dict[str, dict[str, Any]] = {}
-    problems: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, problems)
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, shared)
     return {
         "openapi": OPENAPI,
         "info": {"title": "kvlog", "version": __version__, "description": ABOUT},
@@ -96,7 +117,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
-            "responses": problems,
+            "responses": shared,
             "headers": {
                 name: {"description": text, "schema": schema, "required": name not in _SOMETIMES}
                 for name, (text, schema) in HEADERS.items()
@@ -105,8 +126,8 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation, problems: dict[str, Any]) -> dict[str, Any]:
-    """One route with one method. What it can be answered that others can be as well goes into ``problems``."""
+def _operation(operation: Operation, shared: dict[str, Any]) -> dict[str, Any]:
+    """One route with one method. What it can be answered that others can be as well goes into ``shared``."""
     found: dict[str, Any] = {"operationId": operation.name, "summary": operation.text, "tags": [operation.tag]}
     described = [
         *(_given(given, "path") for given in operation.in_path),
@@ -121,7 +142,7 @@ def _operation(operation: Operation, problems: dict[str, Any]) -> dict[str, Any]
             **({"description": operation.body_text} if operation.body_text else {}),
             "content": _content(operation.body),
         }
-    return found | {"responses": _responses(operation, problems)}
+    return found | {"responses": _responses(operation, shared)}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -148,9 +169,11 @@ def _content(content: dict[str, Schema]) -> dict[str, Any]:
     return {media_type: {"schema": schema} if schema else {} for media_type, schema in content.items()}
 
 
-def _responses(operation: Operation, problems: dict[str, Any]) -> dict[str, Any]:
+def _responses(operation: Operation, shared: dict[str, Any]) -> dict[str, Any]:
     found = {str(answer.status): _answer(answer) for answer in operation.answers}
-    by_status: dict[int, list[str]] = {status: [] for status in operation.blank}
+    by_status: dict[int, list[str]] = {}
+    if operation.method not in ("get", "head"):
+        by_status[HTTPStatus.REQUEST_TIMEOUT] = []  # the body does not come; this problem has no type
     for kind in dict.fromkeys((*operation.problems, *EVERYWHERE)):
         by_status.setdefault(KINDS[kind].status, []).append(kind)
     for status, kinds in sorted(by_status.items()):
@@ -162,7 +185,7 @@ def _responses(operation: Operation, problems: dict[str, Any]) -> dict[str, Any]
             response["content"] |= answer["content"]
         elif operation.method != "head":
             name = "-or-".join(kinds) or str(status)
-            problems[name] = response
+            shared[name] = response
             response = {"$ref": f"#/components/responses/{name}"}
         found[str(status)] = response
     return found
@@ -175,7 +198,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 def _problem(status: int, kinds: list[str]) -> dict[str, Any]:
     """Types of problems that have the HTTP status in common; none: those that have no type."""
-    schemas = [ref(problem_name(kind)) for kind in kinds] or [ref("Problem")]
+    schemas = [ref(problems.schema_name(kind)) for kind in kinds] or [ref("Problem")]
     again = ("Retry-After",) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
     aged = AGE if {"not-found", "no-such-request"} & set(kinds) else ()
     return {

@@ -1,10 +1,15 @@
-"""What can be asked for on the command line: one value class per command. ``arguments`` makes them."""
+"""What can be asked for on the command line: one value class per command. ``arguments`` makes them.
+
+Here are those of the operators; the users' are in ``user_commands``.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from kvlog.cli.user_commands import UserCommand
 
 SCRIPT = "kvlog"
 """The command that ``pip install`` makes."""
@@ -92,6 +97,22 @@ class AskRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferLead:
+    """Have another node lead."""
+
+    nodes: tuple[str, ...]
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Have the node fill in what its store has missed."""
+
+    node: str
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PrintCompletion:
     """The script that makes a shell complete this command line."""
 
@@ -99,5 +120,16 @@ class PrintCompletion:
 
 
 Command = (
-    Backup | Verify | Restore | Recover | SkipEntry | ShowStatus | RemoveReplica | AskRequest | PrintCompletion
+    UserCommand
+    | Backup
+    | Verify
+    | Restore
+    | Recover
+    | SkipEntry
+    | ShowStatus
+    | RemoveReplica
+    | AskRequest
+    | TransferLead
+    | CatchUp
+    | PrintCompletion
 )

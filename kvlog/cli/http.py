@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -26,12 +26,18 @@ class MemberSeen(msgspec.Struct, frozen=True):
     address: str
 
 
+class LastEntry(msgspec.Struct, frozen=True):
+    """How the last entry came to a node: ``append``, ``push``, ``watch``, ``poll`` or ``replay``."""
+
+    path: str
+
+
 class NodeStatus(msgspec.Struct, frozen=True):
     """What the commands need of GET /v1/status.
 
     ``halted_at``: the entry at which the node has halted. ``replicas``: whom the cluster counts on, up or not.
     ``staleness_ms``: the time since the node last had everything that was in the log; None if it never had.
-    ``path``: how the last entry came to it; None from a node that does not say it.
+    ``last_entry``: how the last entry came to it; None if it does not know, or does not say it.
     """
 
     node: str
@@ -45,9 +51,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ready: bool
     reason: str
     members: tuple[MemberSeen, ...]
+    leader: MemberSeen | None = None
     halted_at: int | None = None
     staleness_ms: int | None = None
-    path: str | None = None
+    last_entry: LastEntry | None = None
     replicas: tuple[MemberSeen, ...] = ()
 
 
@@ -73,11 +80,18 @@ class Nodes:
         self._pool = urllib3.PoolManager(num_pools=16, maxsize=16, retries=False)
 
     def ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = ANSWER_S
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float = ANSWER_S,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """The answer of the first node that gives one which is not its own trouble (5xx).
 
-        Only for what may be asked twice: a node whose answer is lost may have done it.
+        Only for what may be asked twice, by itself or by an Idempotency-Key among the ``headers``: a node whose
+        answer is lost may have done it.
 
         Raises:
             Unavailable: no node gave such an answer; says of each what it did.
@@ -85,7 +99,7 @@ class Nodes:
         reasons = []
         for url in self.urls:
             try:
-                answer = self.ask_one(url, method, path, body, timeout_s=timeout_s)
+                answer = self.ask_one(url, method, path, body, timeout_s=timeout_s, headers=headers)
             except Unavailable as error:
                 reasons.append(str(error))
                 continue
@@ -102,19 +116,20 @@ class Nodes:
         body: dict[str, Any] | None = None,
         *,
         timeout_s: float = ANSWER_S,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One node's answer.
 
         Raises:
             Unavailable: it cannot be reached, does not answer in time, or is no node of kvlog.
         """
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        kind = {} if body is None else {"Content-Type": "application/json"}
         try:
             response = self._pool.request(
                 method,
                 f"{url}{path}",
                 body=None if body is None else msgspec.json.encode(body),
-                headers=headers,
+                headers={**kind, **(headers or {})},
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
                 redirect=False,
                 preload_content=False,

@@ -5,47 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
 from kvlog.cli.arguments import parse
-from kvlog.cli.backup import back_up, verify_backup
-from kvlog.cli.commands import (
-    PROGRAM,
-    AskRequest,
-    Backup,
-    Command,
-    PrintCompletion,
-    Recover,
-    RemoveReplica,
-    Restore,
-    ShowStatus,
-    SkipEntry,
-    Verify,
-)
-from kvlog.cli.completion import VARIABLE, complete, print_completion
-from kvlog.cli.nodes import ask_request, remove_replica, show_status
-from kvlog.cli.recover import recover
-from kvlog.cli.restore import restore
-from kvlog.cli.skip import skip
-from kvlog.errors import KvlogError, SettingsError
+from kvlog.cli.commands import PROGRAM, Command
+from kvlog.cli.completion import VARIABLE, complete
+from kvlog.cli.user_commands import KeepLeaseAlive, TailLog, UserCommand, WatchKeys
+from kvlog.errors import KvlogError, NotMet, SettingsError
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, NOT_MET = 0, 1, 2, 3
+
+ENDLESS = (WatchKeys, TailLog, KeepLeaseAlive)
+"""Commands that end well when they are interrupted."""
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Parse and run; returns the exit code: 0 done, 1 not done, 2 wrong usage."""
+    """Parse and run; the exit code: 0 done, 1 not done, 2 wrong usage, 3 no such key or condition not met."""
     signal.signal(signal.SIGTERM, _interrupt)
+    command: Command | None = None
     try:
         if instruction := environment.get(VARIABLE):
             return complete(instruction, environment)
-        _run(parse(arguments, environment))
+        command = parse(arguments, environment)
+        run: Callable[[Command, Mapping[str, str]], int] = import_module("kvlog.cli.running").run
+        code = run(command, environment)
         sys.stdout.flush()
     except SettingsError as error:
         return _fail(str(error), USAGE)
     except KeyboardInterrupt:
-        return _fail("interrupted; running the same command again is safe")
+        return _interrupted(command)
+    except NotMet as error:
+        return _fail(str(error), NOT_MET)
     except KvlogError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -57,29 +50,16 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return _fail(f"{place}{error.strerror or error}; mend that and run the same command again")
     except Exception as error:  # noqa: BLE001 - people get a sentence, whatever it is
         return _fail(f"a bug in kvlog: {error!r}; please report it, with the command that you gave")
-    return DONE
+    return code
 
 
-def _run(command: Command) -> None:
-    match command:
-        case Backup():
-            back_up(command)
-        case Verify():
-            verify_backup(command)
-        case Restore():
-            restore(command)
-        case Recover():
-            recover(command)
-        case SkipEntry():
-            skip(command)
-        case ShowStatus():
-            show_status(command)
-        case RemoveReplica():
-            remove_replica(command)
-        case AskRequest():
-            ask_request(command)
-        case PrintCompletion():
-            print_completion(command)
+def _interrupted(command: Command | None) -> int:
+    if isinstance(command, ENDLESS):
+        sys.stdout.flush()
+        return DONE
+    if isinstance(command, UserCommand):
+        return _fail("interrupted; if it was to change something, that may have happened, or not")
+    return _fail("interrupted; running the same command again is safe")
 
 
 def _fail(reason: str, code: int = FAILED) -> int:

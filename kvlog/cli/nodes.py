@@ -1,4 +1,4 @@
-"""The commands that ask nodes how things stand: status, replicas, request."""
+"""The commands that ask nodes how things stand, or to see to it: status, replicas, request, transfer, catchup."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from kvlog.cli.commands import AskRequest, RemoveReplica, ShowStatus
+from kvlog.cli.commands import PROGRAM, AskRequest, CatchUp, RemoveReplica, ShowStatus, TransferLead
 from kvlog.cli.console import document, drawn, duration, fields, note, say, table
 from kvlog.cli.http import MemberSeen, Nodes, NodeStatus, done, segment
 from kvlog.errors import CommandFailed, Unavailable
@@ -111,7 +111,7 @@ class _Row:
             str(status.revision),
             str(status.applied_index),
             str(max(0, tail - status.applied_index)),
-            status.path or "?",
+            status.last_entry.path if status.last_entry else "?",
             duration(status.staleness_ms),
         )
         return cls(cells, state, status.ready, status.reason, style)
@@ -151,6 +151,40 @@ def ask_request(command: AskRequest) -> None:
         fields(*((name, _text(value)) for name, value in body.items()))
     if not command.settle and body.get("outcome") not in ("committed", "cancelled"):
         note("this is not final: with --settle it becomes either committed or cancelled, for good")
+
+
+def transfer_lead(command: TransferLead) -> None:
+    """``transfer``: the node that leads is asked to have another one lead.
+
+    Raises:
+        CommandFailed: nobody leads, or nobody else stands.
+    """
+    nodes = Nodes(command.nodes)
+    leader = nodes.status().leader
+    if leader is None:
+        raise CommandFailed(f"no leader is known; `{PROGRAM} status` shows when there is one")
+    body = done(nodes.ask_one(f"http://{leader.address}", "POST", "/v1/admin/transfer"), "hand over")
+    if body.get("status") != "done":
+        raise CommandFailed(f"{leader.node} has not handed over yet: {body.get('result', '')}")
+    if command.as_json:
+        document({"from": leader.node} | body)
+        return
+    say(f"{leader.node} leads no longer; `{PROGRAM} status` shows who does")
+
+
+def catch_up(command: CatchUp) -> None:
+    """``catchup``: the node fills in what its store has missed.
+
+    Raises:
+        CommandFailed: it does not.
+    """
+    body = done(Nodes((command.node,)).ask("POST", "/v1/admin/catchup", timeout_s=SETTLE_S), "catch up")
+    if command.as_json:
+        document({"node": command.node} | body)
+    elif body.get("status") == "done":
+        say(f"{command.node}: {body.get('result', 'nothing is missing any more')}")
+    else:
+        say(f"{command.node} has begun, and is not there yet; `{PROGRAM} status` shows when it is")
 
 
 def _text(value: object) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from kvlog.cli.user_commands import Target
 from kvlog.config import check_zookeeper
 from kvlog.errors import SettingsError
 
@@ -17,6 +19,7 @@ NODE = "http://127.0.0.1:5000"
 
 _NODE = re.compile(r"https?://[^/\s?#]+")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
 
 
 class Setting(click.Option):
@@ -47,10 +50,71 @@ class CheckedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """Commands that have a first word in common."""
+    """Commands that have a first word in common, in the order in which they were added, or in sections."""
 
-    command_class = CheckedCommand
-    group_class = type  # groups within a group are of its own class
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._sections: dict[str, tuple[str, ...]] = {}
+
+    def add_commands(self, *commands: click.Command) -> None:
+        """Add these."""
+        for command in commands:
+            self.add_command(command)
+
+    def add_section(self, title: str, *commands: click.Command) -> None:
+        """Add these, with a heading of their own in the help."""
+        self.add_commands(*commands)
+        self._sections[title] = tuple(str(command.name) for command in commands)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - its parent's signature
+        """Their names, in order."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the help says of them."""
+        if not self._sections:
+            super().format_commands(ctx, formatter)
+        for title, names in self._sections.items():
+            with formatter.section(title):
+                width = formatter.width - 6 - max(map(len, self.commands))
+                formatter.write_dl(
+                    [
+                        (f"{name:{max(map(len, self.commands))}}", self.commands[name].get_short_help_str(width))
+                        for name in names
+                    ]
+                )
+
+
+class Whole(click.ParamType[int]):
+    """A whole number from ``low`` on."""
+
+    name = "number"
+
+    def __init__(self, low: int = 0) -> None:
+        self._low = low
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        text = str(value)
+        if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < self._low:
+            self.fail(f"{text!r} must be a whole number from {self._low}", param, ctx)
+        return int(text)
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds, from ``low`` to ``high``; decimals are allowed."""
+
+    name = "seconds"
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low, self._high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        text = str(value)
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) or not self._low <= float(text) <= self._high:
+            self.fail(f"{text!r} must be a number of seconds from {self._low:g} to {self._high:g}", param, ctx)
+        return float(text)
 
 
 json_option = click.option(
@@ -69,6 +133,35 @@ node_option = click.option(
     metavar="URL[,...]",
     help="nodes to ask, as URL or HOST:PORT; the first that works is enough; may be repeated",
 )
+
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=Seconds(0.1, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="how long a request may take, whichever nodes are tried",
+)
+
+
+def targeted(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Have a command take what all that ask nodes take; its function gets it as one value, in front."""
+    return json_option(_targeted(function))
+
+
+def targeted_quietly(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """The same without ``--json``, for a command whose output is another program's."""
+    return _targeted(function)
+
+
+def _targeted(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    @wraps(function)
+    def inner(nodes: tuple[str, ...], timeout_s: float, as_json: bool = False, **rest: Any) -> _Result:
+        return function(Target(urls(nodes), timeout_s, as_json), **rest)
+
+    return node_option(timeout_option(inner))
 
 
 def file_argument(text: str) -> Callable[[_Function], _Function]:

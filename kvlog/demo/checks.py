@@ -57,6 +57,12 @@ def exchange(scene: Scene, step: Step, command: str, answer: Answer) -> None:
     step.data.setdefault("requests", []).append({"command": command.removeprefix("$ "), "answer": answer.body})
 
 
+def sentences(scene: Scene, step: Step, command: str, answer: Answer) -> None:
+    """Show a request, and of its answer what is said in words."""
+    scene.narrator.voice.listing([command, *(f"  {sentence}" for sentence in answer.body.get("summary", []))])
+    step.data.setdefault("requests", []).append({"command": command.removeprefix("$ "), "answer": answer.body})
+
+
 def named_leaders(scene: Scene) -> set[str | None]:
     """Whom the nodes that run name as the leader: one of them, if all is well."""
     leaders = [node.status()["leader"] for node in scene.cluster.running]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from kvlog.cluster import ClusterNode
 from kvlog.demo import accident, checks
 from kvlog.demo.accident import Accident
-from kvlog.demo.scene import KEYS, Scene, View, curl_post, curl_read, curl_update, read
+from kvlog.demo.narrator import Step
+from kvlog.demo.scene import KEYS, Scene, View, curl_explain, curl_post, curl_read, curl_update, explain, read
 from kvlog.processes import wait_until
 
 WHOLE_S = 10.0
@@ -93,6 +94,24 @@ def _restart_stale(scene: Scene, what: Accident) -> None:
             seen=status.get("missed"),
         )
         step.check("it does not report itself ready", expected=False, seen=status.get("ready"))
+        _explain(scene, step, what)
+
+
+def _explain(scene: Scene, step: Step, what: Accident) -> None:
+    """What the stale node itself says of an old value, once it looks into the log."""
+    old, key = what.old, KEYS[0]
+    step.say(
+        "And it can explain itself: the log still holds what it missed, so on request it looks up what that does"
+        f" to {key}:"
+    )
+    answer = explain(old, key)
+    checks.sentences(scene, step, curl_explain(old, key), answer)
+    changes = answer.body.get("not_applied", [])
+    step.check(
+        f"it names the missed write of {key}: the value that the others read",
+        expected=[scene.expected[key]],
+        seen=[change.get("value") for change in changes][-1:],
+    )
 
 
 def _update_all(scene: Scene, what: Accident) -> None:

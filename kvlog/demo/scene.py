@@ -229,6 +229,16 @@ def read(node: ClusterNode, key: str) -> Answer:
     return answer
 
 
+def explain(node: ClusterNode, key: str) -> Answer:
+    """What a node says of a key: what it holds, and what it has not applied."""
+    return node.request("GET", "/v1/explain", fields={"key": key})
+
+
+def curl_explain(node: ClusterNode, key: str) -> str:
+    """The command for it."""
+    return f"$ curl 'http://{node.address}/v1/explain?key={key}'"
+
+
 def curl_read(node: ClusterNode, key: str) -> str:
     """The command that reads a key there."""
     return f"$ curl 'http://{node.address}/read?key={key}'"

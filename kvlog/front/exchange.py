@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kvlog.errors import ClientGone
+from kvlog.problems import KINDS, MEDIA_TYPE, details
 
 Scope = dict[str, Any]
 """The head of a request: ``method``, ``path`` (decoded); as bytes ``raw_path``, ``query_string``, ``headers``."""
@@ -27,7 +28,7 @@ until the transport can take another one."""
 
 Headers = Iterable[tuple[str, str]]
 
-JSON = ("Content-Type", "application/json")
+PROBLEM = ("Content-Type", MEDIA_TYPE)
 BROKEN = "an error inside this node; its log says more"
 
 
@@ -41,9 +42,9 @@ def query_of(scope: Scope) -> str:
     return query.decode()
 
 
-def error_body(reason: str) -> bytes:
-    """The body of an answer that says why a request is refused."""
-    return json.dumps({"error": reason}).encode() + b"\n"
+def problem_body(kind: str, detail: str, **members: str) -> bytes:
+    """The body of an answer that says why there is no other one; ``kind`` is one of problems.KINDS."""
+    return json.dumps(details(kind, detail, **members)).encode() + b"\n"
 
 
 def start(send: Send, status: int, headers: Headers) -> Awaitable[None]:
@@ -187,9 +188,9 @@ class Exchange:
         self.answered = True
         respond(self._send, status, headers, body)
 
-    def response_error(self, status: int, reason: str) -> None:
-        """Refuse the request with a sentence that says why."""
-        self.response_bytes(status, (JSON,), error_body(reason))
+    def response_error(self, kind: str, detail: str) -> None:
+        """Refuse the request: ``kind`` is one of problems.KINDS, ``detail`` the sentence that says why."""
+        self.response_bytes(KINDS[kind].status, (PROBLEM,), problem_body(kind, detail))
 
     def response_stream(self, status: int, headers: Headers) -> Stream:
         """Begin an answer that is given piece by piece; it ends with the handler.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import resource
 import sys
 import threading
 import traceback
@@ -12,14 +13,14 @@ from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, Loops
 from granian.server import Server
 from granian.server.common import AbstractServer
 
 from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
     AsyncHandler,
     Exchange,
     Headers,
@@ -28,11 +29,12 @@ from kvlog.front.exchange import (
     Scope,
     Send,
     cut,
-    error_body,
+    problem_body,
     respond,
 )
 from kvlog.front.wsgi import Application, Call
 from kvlog.guard import Guard
+from kvlog.problems import RETRY_AFTER
 
 THREADS = 320
 """Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
@@ -45,8 +47,24 @@ CONNECTIONS_MAX = 4_096
 """Connections at a time, idle ones included: what is beyond them waits unanswered, a push or a forwarded write
 like any other. So it is far more than there are threads."""
 
+OTHER_DESCRIPTORS = 1_024
+"""What a node needs besides its clients' connections: those to its peers and to ZooKeeper, files, pipes."""
+
 BODY_BYTES_BEFORE = 64 * 1024
 """A body of up to this length is read before a thread is taken, so that a slow client holds none."""
+
+
+def allow_connections() -> int:
+    """Raise the limit of this process's descriptors as far as may be; returns for how many connections it is good.
+
+    A connection for which there is no descriptor could not even be refused.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + OTHER_DESCRIPTORS
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(CONNECTIONS_MAX, max(allowed // 2, allowed - OTHER_DESCRIPTORS))
 
 
 def make_server(address: str, port: int, *, kill_s: int | None = None) -> AbstractServer[Any]:
@@ -56,8 +74,9 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
         address=address,
         port=port,
         interface=Interfaces.ASGINL,
+        loop=Loops.asyncio,
         workers=1,
-        backpressure=CONNECTIONS_MAX,
+        backpressure=allow_connections(),
         # A connection of HTTP/2 may have many requests under way: their number would be bounded by nothing.
         http=HTTPModes.http1,
         websockets=False,
@@ -110,6 +129,13 @@ class Front:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """One request."""
+        try:
+            return self._take(scope, receive, send)
+        except Exception as error:
+            self._guard.ended_by(error)
+            raise
+
+    def _take(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.set_exception_handler(self._unexpected)
@@ -152,7 +178,8 @@ class Front:
         elif error is not None and not isinstance(error, ClientGone):
             traceback.print_exception(error, file=sys.stderr)
         if not proto.answered:
-            proto.response_error(HTTPStatus.INTERNAL_SERVER_ERROR, BROKEN)
+            headers = (PROBLEM, *self._headers)
+            respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, problem_body("internal-error", BROKEN))
         elif proto.stream is not None:
             if error is not None:
                 cut(scope)
@@ -176,7 +203,7 @@ class Front:
     def _submit(self, call: Call) -> asyncio.Future[None]:
         """Have a thread take the call as soon as one is free."""
         if self._under_way >= self._most:
-            self._refuse(call.send, "this node has more to do than it can; try again, or another node")
+            self._refuse(call.send, "this node has more to do than it can; try again, or ask another node")
             call.close()
             return call.done
         self._under_way += 1
@@ -187,15 +214,15 @@ class Front:
         return call.done
 
     def _refuse(self, send: Send, reason: str) -> None:
-        headers = (JSON, ("Retry-After", "1"), *self._headers)
-        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, error_body(reason))
+        headers = (PROBLEM, RETRY_AFTER, *self._headers)
+        respond(send, HTTPStatus.SERVICE_UNAVAILABLE, headers, problem_body("refused", reason, outcome="refused"))
 
     def _work(self) -> None:
         """A thread: one call after the other."""
         while True:
             call = self._queue.get()
             try:
-                call.run(self._app)
+                call.run(self._app, self._headers)
             except BaseException:  # the guard hears of it
                 call.loop.call_soon_threadsafe(self._thread_ended)
                 raise

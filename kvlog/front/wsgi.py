@@ -17,15 +17,16 @@ from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 from kvlog.errors import ClientGone
 from kvlog.front.exchange import (
     BROKEN,
-    JSON,
+    PROBLEM,
+    Headers,
     Incoming,
     Message,
     Scope,
     Send,
     awaited,
     cut,
-    error_body,
     piece,
+    problem_body,
     respond,
     start,
 )
@@ -121,11 +122,12 @@ class Call:
         self._scope = scope
         self._status = 0
         self._headers: list[tuple[str, str]] = []
-        self._begun = False  # something has been sent
+        self._begun = False
+        self._ended = False
         self._unheard_bytes = 0
 
-    def run(self, app: Application) -> None:
-        """Have the application answer; whatever it does, there is an answer afterwards."""
+    def run(self, app: Application, headers: Headers) -> None:
+        """Have the application answer; if it does not, there is an answer with ``headers`` nevertheless."""
         environ = environ_of(self._scope)
         environ["wsgi.input"] = self._input(environ)
         try:
@@ -134,7 +136,7 @@ class Call:
             pass  # there is nobody to answer
         except Exception:  # noqa: BLE001 - whatever an application raises: it is told, and the others go on
             traceback.print_exc(file=sys.stderr)
-            self._fail()
+            self._fail(headers)
 
     def close(self) -> None:
         """It is over; on the event loop."""
@@ -183,16 +185,38 @@ class Call:
             self._write(first)
         for data in filter(None, pieces):
             self._write(data)
-        piece(self.send, b"", more=False)
+        self._end(b"")
 
     def _whole(self, body: bytes) -> None:
-        self._begun = True
-        self._check()
-        respond(self.send, self._status, self._headers, body if self._has_body() else b"")
+        _check_bytes(body)
+        self._begin()
+        self._end(body if self._has_body() else b"")
 
-    def _check(self) -> None:
+    def _write(self, data: bytes) -> None:
+        """Send a piece of the body, and wait until the transport can take another one."""
+        _check_bytes(data)
+        if not self._begun:
+            self._begin()
+            self.loop.call_soon_threadsafe(self.incoming.watch, _nothing)
+        if self.incoming.gone:
+            raise ClientGone
+        accepted = piece(self.send, data, more=True)
+        self._unheard_bytes += len(data)
+        # What is like a future is to be waited for: the transport is full. Without a pause now and then for the
+        # event loop, it would hear too late that the client has left.
+        if hasattr(accepted, "add_done_callback") or self._unheard_bytes >= BUFFER_BYTES:
+            self._unheard_bytes = 0
+            asyncio.run_coroutine_threadsafe(awaited(accepted), self.loop).result()
+
+    def _begin(self) -> None:
         if not self._status:
             raise RuntimeError("the application has not started its response")
+        start(self.send, self._status, self._headers)
+        self._begun = True
+
+    def _end(self, data: bytes) -> None:
+        piece(self.send, data, more=False)
+        self._ended = True
 
     def _has_body(self) -> bool:
         return self._scope["method"] != "HEAD" and self._status not in _NO_BODY
@@ -204,32 +228,19 @@ class Call:
                 return int(value)
         return None
 
-    def _write(self, data: bytes) -> None:
-        """Send a piece of the body, and wait until the transport can take another one."""
-        if not self._begun:
-            self._check()
-            start(self.send, self._status, self._headers)
-            self._begun = True
-            self.loop.call_soon_threadsafe(self.incoming.watch, _nothing)
-        if self.incoming.gone:
-            raise ClientGone
-        if not isinstance(data, bytes):
-            raise TypeError(f"the application gave {type(data).__name__} as a piece of its answer, not bytes")
-        accepted = piece(self.send, data, more=True)
-        self._unheard_bytes += len(data)
-        # What is like a future is to be waited for: the transport is full. Without a pause now and then for the
-        # event loop, it would hear too late that the client has left.
-        if hasattr(accepted, "add_done_callback") or self._unheard_bytes >= BUFFER_BYTES:
-            self._unheard_bytes = 0
-            asyncio.run_coroutine_threadsafe(awaited(accepted), self.loop).result()
-
-    def _fail(self) -> None:
+    def _fail(self, headers: Headers) -> None:
         """Answer as well as can be after an error of the application."""
         if not self._begun:
-            self._begun = True
-            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (JSON,), error_body(BROKEN))
-        else:
+            body = problem_body("internal-error", BROKEN)
+            respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (PROBLEM, *headers), body)
+        elif not self._ended:
             cut(self._scope)
+
+
+def _check_bytes(data: object) -> None:
+    """Granian would send nothing in place of anything else."""
+    if not isinstance(data, bytes):
+        raise TypeError(f"the application gave {type(data).__name__} as a piece of its answer, not bytes")
 
 
 class _Body(io.RawIOBase):

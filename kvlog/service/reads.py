@@ -157,6 +157,11 @@ class Reads:
         (outcome, window), read = self._consistent(LOCAL, look)
         return outcome, window, read
 
+    @property
+    def revision(self) -> int:
+        """That of the state which this replica holds."""
+        return self._store.position().revision
+
     # --- the past -----------------------------------------------------------------------------------------
 
     def versions(self, key: str, *, before: int | None, limit: int) -> Versions:
@@ -172,40 +177,52 @@ class Reads:
         return self._store.kept(after, limit=limit, bytes_max=bytes_max)
 
     def diff(self, first: int, last: int | None, prefix: str, *, start: str, limit: int) -> Diff:
-        """Which keys with a prefix are not the same at two revisions, ``limit`` of them from ``start`` on.
+        """Which keys with a prefix are not the same at two revisions, ``limit`` of them at most from ``start`` on.
 
-        ``last`` is the present revision if it is None.
+        Fewer where they are large. ``last`` is the present revision if it is None.
 
         Raises:
             HistoryTrimmed, GapsInHistory: that cannot be told.
-            Behind: ``last`` is not applied here.
+            Behind: ``first`` or ``last`` is not applied here.
             TooManyKeys: too many were changed in between.
         """
         if last is None:
             last = self._store.position().revision
+        keys = self.changed_keys(first, last, prefix, start=start)
+        found: list[Difference] = []
+        room = PAGE_BYTES_MAX
+        for key in keys[:limit]:
+            if room <= 0:
+                break
+            difference = Difference(key, self.record_at(key, first), self.record_at(key, last))
+            room -= sum(len(record.value) for record in (difference.before, difference.after) if record)
+            found.append(difference)
+        return Diff(first, last, tuple(found), keys[len(found)] if len(keys) > len(found) else None)
+
+    def changed_keys(self, first: int, last: int, prefix: str, *, start: str = "") -> list[str]:
+        """The keys with a prefix that are not the same at two revisions, in order, from ``start`` on.
+
+        Raises as ``diff`` does.
+        """
         self.wait(ReadOptions(min_revision=max(first, last)))
-        low, high = min(first, last), max(first, last)
         touched: dict[str, tuple[int, int]] = {}  # the revisions of the records before and after
-        for change in self._changes(low, high):
+        for change in self._changes(min(first, last), max(first, last)):
             if not change.key.startswith(prefix) or change.key.startswith(SYSTEM):
                 continue
             before = touched[change.key][0] if change.key in touched else _revision(change.before)
             touched[change.key] = (before, _revision(change.after))
             if len(touched) > DIFF_KEYS_MAX:
                 raise TooManyKeys(f"more than {DIFF_KEYS_MAX} keys were changed: ask for a longer prefix")
-        keys = sorted(
-            (
-                key
-                for key, (before, after) in touched.items()
-                if before != after and key.encode() >= start.encode()
-            ),
-            key=str.encode,
-        )
-        found = [
-            Difference(key, self._store.read(key, at=first)[0], self._store.read(key, at=last)[0])
-            for key in keys[:limit]
-        ]
-        return Diff(first, last, tuple(found), keys[limit] if len(keys) > limit else None)
+        changed = (key for key, (before, after) in touched.items() if before != after)
+        return sorted((key for key in changed if key.encode() >= start.encode()), key=str.encode)
+
+    def record_at(self, key: str, revision: int | None) -> Record | None:
+        """A key's record as of a revision that is applied here, the present one if it is None.
+
+        Raises:
+            HistoryTrimmed, GapsInHistory: that cannot be told.
+        """
+        return self._store.read(key, at=revision)[0]
 
     def _changes(self, after: int, last: int) -> Iterator[Change]:
         """What happened after a revision up to another one, change by change."""

@@ -19,14 +19,14 @@ from kvlog.core.commands import (
     Txn,
     Unchanged,
 )
-from kvlog.core.entry import OWN_ID
+from kvlog.core.entry import ENTRY_BYTES_MAX, OWN_ID
 from kvlog.core.machine import Record
 from kvlog.core.values import Ack, Answer, Outcome, Redirect, Refused, Unknown
-from kvlog.errors import InvariantViolation, TooManyKeys
+from kvlog.errors import InvalidInput, InvariantViolation, TooManyKeys
 from kvlog.peers import Forward, HttpPeers, NoAnswer, NotSent
 from kvlog.ports import Clock, Store
 from kvlog.runtime import Runtime
-from kvlog.service.reads import Reads
+from kvlog.service.reads import ReadOptions, Reads
 
 WRITES_MAX = 256
 """Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
@@ -56,6 +56,14 @@ class Written:
     outcome: Outcome
     leader: str
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The transaction that makes something what it was, and the revision of the state that it was planned on."""
+
+    txn: Txn
+    revision: int
 
 
 class Writes:
@@ -164,29 +172,50 @@ class Writes:
         return self._peers.forward(to.leader.address, forward, left_s + FORWARD_MARGIN_S)
 
 
-def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int) -> Txn:
-    """The transaction that makes a key, or all keys with a prefix, what they were at ``revision``.
+def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, timeout_s: float) -> Rollback:
+    """What makes a key, or all keys with a prefix, what they were at ``revision``.
 
     It fails if anything of that is changed before it is carried out.
 
     Raises:
-        HistoryTrimmed, GapsInHistory, Behind: the state at that revision cannot be told.
+        InvalidInput: that revision is still to come, or the keys take more than one transaction can hold.
+        HistoryTrimmed, GapsInHistory, Behind, Unavailable: the state at that revision, or now, cannot be told.
         TooManyKeys: more keys would have to be changed than one transaction may.
     """
-    wanted = prefix if key is None else key
-    diff = reads.diff(revision, None, wanted, start="", limit=OPERATIONS_MAX)
-    if diff.next is not None:
+    # What is planned on an old state would fail: others have changed it since.
+    reads.wait(ReadOptions(linearizable=True, timeout_s=timeout_s))
+    now = reads.revision
+    if revision > now:
+        raise InvalidInput(f"revision {revision} is still to come: {now} is the present one")
+    what = f"key {key!r}" if key is not None else f"prefix {prefix!r}"
+    asked = f"rollback of {what} to revision {revision}"
+    if key is not None:
+        record, present = reads.record_at(key, revision), reads.record_at(key, None)
+        changed = _revision(record) != _revision(present)
+        unchanged = Compare(key, Target.REVISION, Relation.EQUAL, _revision(present))
+        return Rollback(Txn((_back_to(key, record),) if changed else (), (unchanged,), asked=asked), now)
+    keys = reads.changed_keys(revision, now, prefix)
+    if len(keys) > OPERATIONS_MAX:
         raise TooManyKeys(
-            f"more than {OPERATIONS_MAX} keys would have to be changed at once: roll back a longer prefix"
+            f"{len(keys)} keys would have to be changed at once, {OPERATIONS_MAX} is the most: roll back a longer "
+            "prefix"
         )
-    differences = [each for each in diff.differences if key is None or each.key == key]
-    operations = tuple(_back_to(each.key, each.before) for each in differences)
-    if key is None:
-        return Txn(operations, (Unchanged(prefix, diff.last),))
-    now = differences[0].after if differences else reads.key(key)[0]
-    return Txn(operations, (Compare(key, Target.REVISION, Relation.EQUAL, now.revision if now else 0),))
+    operations, size = [], 0
+    for each in keys:
+        operation = _back_to(each, reads.record_at(each, revision))
+        size += len(operation.value) if isinstance(operation, SetKey) else 0
+        if size > ENTRY_BYTES_MAX:
+            raise InvalidInput(
+                "the keys take more than one transaction can hold: roll back a longer prefix", status=413
+            )
+        operations.append(operation)
+    return Rollback(Txn(tuple(operations), (Unchanged(prefix, now),), asked=asked), now)
 
 
 def _back_to(key: str, record: Record | None) -> SetKey | DeleteKey:
     # Its lease of then may have ended long ago: it comes back without.
     return DeleteKey(key) if record is None else SetKey(key, record.value, record.content_type)
+
+
+def _revision(record: Record | None) -> int:
+    return record.revision if record is not None else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 from collections import Counter
@@ -12,12 +14,12 @@ from typing import Any, cast
 import pytest
 import schemathesis
 
+from kvlog import assembly
 from kvlog.api.app import create_app
-from kvlog.api.openapi import document
-from kvlog.api.operations import LEFT_OUT, OPERATIONS
-from kvlog.api.problems import KINDS
-from kvlog.api.schemas import SCHEMAS, problem_name
+from kvlog.api.described.problems import schema_name
+from kvlog.api.openapi import LEFT_OUT, OPERATIONS, SCHEMAS, document
 from kvlog.cluster import ClusterNode
+from kvlog.problems import KINDS
 from kvlog.service.service import Service
 
 from .wire import call
@@ -34,12 +36,26 @@ def anonymous(path: str) -> str:
 def routes() -> set[Route]:
     """What a node with --demo answers; nothing of it is called."""
     app = create_app(cast(Service, SimpleNamespace(settings=SimpleNamespace(demo=True))))
-    return {
+    found = {
         (method.lower(), anonymous(rule.rule))
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
         if method not in {"HEAD", "OPTIONS"}  # they come with every GET, and with everything
     }
+    return found | {("get", path) for path in handled()}
+
+
+def handled() -> set[str]:
+    """The paths that the front keeps from the application: those that the assembly names as its handlers."""
+    found = {
+        eval(ast.unparse(path), vars(assembly))
+        for node in ast.walk(ast.parse(inspect.getsource(assembly)))
+        if isinstance(node, ast.keyword) and node.arg == "handlers" and isinstance(node.value, ast.Dict)
+        for path in node.value.keys
+        if path is not None
+    }
+    assert found
+    return found
 
 
 def references(part: object) -> Iterator[str]:
@@ -84,7 +100,7 @@ def test_every_name_is_used_once_and_everything_that_is_named_is_used():
     used = set(references(whole))
     there = {f"#/components/{kind}/{name}" for kind, named in whole["components"].items() for name in named}
     # Problems of requests that no route has taken: they are described, so that clients know them.
-    unreached = {f"#/components/schemas/{problem_name(name)}" for name in ("no-such-route", "method-not-allowed")}
+    unreached = {f"#/components/schemas/{schema_name(name)}" for name in ("no-such-route", "method-not-allowed")}
 
     assert max(Counter(operation.name for operation in OPERATIONS).values()) == 1
     assert used <= there
@@ -94,7 +110,7 @@ def test_every_name_is_used_once_and_everything_that_is_named_is_used():
 def test_every_type_of_problem_is_described():
     """With its status and with the members that it adds."""
     for kind, (status, title, members) in KINDS.items():
-        schema = SCHEMAS[problem_name(kind)]
+        schema = SCHEMAS[schema_name(kind)]
         assert schema["properties"]["type"] == {"const": f"kvlog:{kind}"}
         assert schema["properties"]["status"] == {"const": status.value}
         assert schema["properties"]["title"] == {"const": title}

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from kvlog.api.problems import KINDS
 from kvlog.cluster import ClusterNode
+from kvlog.problems import KINDS
 
 ANSWER_S = 10.0
 

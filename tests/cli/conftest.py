@@ -10,14 +10,18 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
 
+from kvlog.cluster import Cluster
 from kvlog.ensemble import LocalEnsemble
+from kvlog.processes import ProcessKeeper, free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_S = 60
@@ -35,13 +39,14 @@ class Result:
     err: str
 
 
-def kvlog(*arguments: object, env: dict[str, str] | None = None) -> Result:
-    """Run ``python -m kvlog`` with these arguments, and none of this process's own settings."""
+def kvlog(*arguments: object, env: dict[str, str] | None = None, stdin: str = "") -> Result:
+    """Run ``python -m kvlog`` with these arguments and this input, and none of this process's own settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KVLOG_")}
     ended = subprocess.run(
         [sys.executable, "-m", "kvlog", *map(str, arguments)],
         cwd=ROOT,
         env=clean | (env or {}),
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=RUN_S,
@@ -77,6 +82,20 @@ def on_terminal(stream: str, *arguments: object, columns: int = 200) -> Result:
         said = {piped: b"".join(process.communicate(timeout=RUN_S)[number] or b"" for number in (0, 1)).decode()}
     said[stream] = shown.decode()
     return Result(process.returncode, said["stdout"], said["stderr"])
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The same while it runs; it is killed at the end if it has not ended."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KVLOG_")}
+    command = [sys.executable, "-m", "kvlog", *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class NodeStandIn:
@@ -191,3 +210,60 @@ def zk(ensemble: LocalEnsemble) -> Iterator[Zk]:
     finally:
         client.stop()
         client.close()
+
+
+@dataclass(frozen=True)
+class Users:
+    """A real cluster and the users' commands, on keys that no other test has."""
+
+    cluster: Cluster
+    prefix: str
+
+    @property
+    def nodes(self) -> str:
+        """What --node says."""
+        return ",".join(node.address for node in self.cluster.nodes)
+
+    def key(self, name: str) -> str:
+        """A key of this test."""
+        return f"{self.prefix}{name}"
+
+    def run(self, *arguments: object, stdin: str = "") -> Result:
+        """Run a command on the cluster."""
+        return kvlog(*arguments, env={"KVLOG_NODE": self.nodes}, stdin=stdin)
+
+    def done(self, *arguments: object, stdin: str = "") -> str:
+        """What a command says on stdout that has to succeed, and says nothing on stderr."""
+        result = self.run(*arguments, stdin=stdin)
+        assert (result.code, result.err) == (0, "")
+        return result.out
+
+    def json(self, *arguments: object, stdin: str = "") -> Any:
+        """The same of a document."""
+        return json.loads(self.done(*arguments, "--json", stdin=stdin))
+
+    def lines(self, *arguments: object, stdin: str = "") -> list[Any]:
+        """The same of a stream of documents."""
+        return [json.loads(line) for line in self.done(*arguments, "--json", stdin=stdin).splitlines()]
+
+    def put(self, name: str, value: str) -> int:
+        """Write a key of this test; returns the revision."""
+        return int(self.json("put", self.key(name), value)["revision"])
+
+
+@pytest.fixture(scope="session")
+def cluster(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]:
+    """Three real nodes for all tests of this folder."""
+    directory = keeper.directory / f"cli-{uuid.uuid4().hex[:8]}"
+    root = f"/cli-{uuid.uuid4().hex[:8]}"
+    cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), root=root, directory=directory)
+    cluster.start()
+    yield cluster
+    for node in cluster.running:
+        node.kill()
+
+
+@pytest.fixture
+def users(cluster: Cluster) -> Users:
+    """The users' commands."""
+    return Users(cluster, f"{uuid.uuid4().hex[:8]}/")

@@ -25,7 +25,7 @@ def test_the_script_is_that_of_the_variable(shell: str):
 @pytest.mark.parametrize(
     ("typed", "fits"),
     [
-        ("kvlog re", ["recover", "replicas", "request", "restore"]),
+        ("kvlog re", ["restore", "recover", "replicas", "request"]),
         ("kvlog replicas ", ["remove"]),
         ("kvlog log skip --re", ["--reason"]),
         ("kvlog completion z", ["zsh"]),

@@ -19,7 +19,13 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
     """Role, revision, index, lag, path, staleness, what is wrong with it, and why it is not ready."""
     leader, stale, halted = make_nodes("n1", "n2", "n3")
-    leader.state |= {"role": "leader", "tail_index": 52, "applied_index": 52, "staleness_ms": 7, "path": "push"}
+    leader.state |= {
+        "role": "leader",
+        "tail_index": 52,
+        "applied_index": 52,
+        "staleness_ms": 7,
+        "last_entry": {"path": "push"},
+    }
     stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "the store is stale: missed 7"}
     halted.state |= {"role": "halted", "halted_at": 50, "ready": False, "reason": "halted: entry 50 is damaged"}
     result = kvlog("status", "--node", stale.url)
@@ -35,7 +41,12 @@ def test_status_has_a_line_for_each_member(make_nodes: MakeNodes):
 def test_status_is_drawn_on_a_terminal(make_nodes: MakeNodes):
     """A table that fits into eighty columns, and below it why nodes are not ready, in full."""
     leader, stale, silent = make_nodes("127.0.0.1:5000", "127.0.0.1:5001", "127.0.0.1:5002")
-    leader.state |= {"role": "leader", "staleness_ms": 61_000, "path": "push", "revision": 12_345_678}
+    leader.state |= {
+        "role": "leader",
+        "staleness_ms": 61_000,
+        "last_entry": {"path": "push"},
+        "revision": 12_345_678,
+    }
     stale.state |= {"stale": True, "missed_entries": 7, "ready": False, "reason": "it is [red] " + "so " * 60}
     silent.stop()
     result = on_terminal("stdout", "status", "--node", leader.url, columns=80)

@@ -136,7 +136,7 @@ def test_a_damaged_store_begins_no_log(zk: Zk, left: list[Path]):
     result = recover(zk, *left)
 
     assert result.code == 0, result.err
-    assert rows(result.out)["n2"][4:6] == ["damaged:", "key"]
+    assert rows(result.out)["n2"][4] == "damaged:"
     assert position_of(left[2] / "store").applied_index == 999
     assert (left[1] / MOVED).exists()
 

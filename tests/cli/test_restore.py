@@ -11,7 +11,7 @@ import pytest
 from kvlog.cli.backup import unpack
 from kvlog.cli.restore import RESTORING, tell_log
 from kvlog.core import events as ev
-from kvlog.core.entry import SEGMENT_ENTRIES
+from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
 from kvlog.core.machine import Identity, Position
 from kvlog.errors import Unavailable
 from kvlog.processes import free_ports
@@ -47,7 +47,7 @@ def test_a_backup_becomes_the_beginning_of_a_new_log(zk: Zk, file: Path, tmp_pat
     assert result.code == 0, result.err
     assert zk.data("cluster") | {"cluster_id": ""} == {
         "cluster_id": "",
-        "format": 1,
+        "format": FORMAT,
         "segment": SEGMENT_ENTRIES,
         "window": 500,
         "seed": f"{before.hash}-{COUNT - 1}",

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from kvlog import __version__
-from kvlog.cli.arguments import parse
+from kvlog.cli.arguments import parse, program
 from kvlog.cli.commands import (
     AskRequest,
     Backup,
@@ -22,6 +23,18 @@ from kvlog.cli.commands import (
     Verify,
 )
 from kvlog.cli.options import NODE
+from kvlog.cli.user_commands import (
+    GetKey,
+    ListKeys,
+    PutKey,
+    Reading,
+    RollBack,
+    RunLocked,
+    ShowDiff,
+    TailLog,
+    Target,
+    WatchKeys,
+)
 from kvlog.errors import SettingsError
 
 from .conftest import ROOT, kvlog
@@ -38,6 +51,25 @@ COMMANDS = [
     ("replicas", "remove"),
     ("request",),
     ("completion",),
+    ("transfer",),
+    ("catchup",),
+    ("get",),
+    ("put",),
+    ("delete",),
+    ("list",),
+    ("watch",),
+    ("txn",),
+    ("load",),
+    ("history",),
+    ("diff",),
+    ("rollback",),
+    ("explain",),
+    ("lease",),
+    ("lease", "grant"),
+    ("lease", "keep-alive"),
+    ("lease", "revoke"),
+    ("lock",),
+    ("log", "tail"),
 ]
 
 
@@ -85,6 +117,34 @@ def test_help_works_as_a_process():
         ["replicas", "remove"],
         ["request"],
         ["completion", "csh"],
+        ["catchup", "--node", "h1:1,h2:2"],
+        ["get"],
+        ["get", "k", "--at", "-1"],
+        ["get", "k", "--at", "1_0"],
+        ["get", "k", "--at", "3", "--linearizable"],
+        ["get", "k", "--timeout", "0"],
+        ["put", "k"],
+        ["put", "k", "v", "--file", "f"],
+        ["put", "k", "v", "--ttl", "0.5"],
+        ["put", "k", "v", "--ttl", "1e3"],
+        ["put", "k", "v", "--ttl", "5", "--lease", "7"],
+        ["put", "k", "v", "--ack", "some"],
+        ["delete", "k", "--if-revision", "0"],
+        ["list", "p", "--count", "--limit", "3"],
+        ["list", "--limit", "0"],
+        ["watch", "p", "--key", "k"],
+        ["watch", "--from", "0"],
+        ["txn"],
+        ["load"],
+        ["diff"],
+        ["diff", "7", "3"],
+        ["rollback", "3"],
+        ["rollback", "3", "--key", "k", "--prefix", "p"],
+        ["lease", "grant", "0"],
+        ["lease", "keep-alive", "0"],
+        ["lock", "name"],
+        ["lock", "name", "--"],
+        ["lock", "--json", "name", "true"],
     ],
 )
 def test_wrong_usage_is_refused(arguments: list[str]):
@@ -129,7 +189,11 @@ def test_the_version_is_that_of_the_package():
 
 
 def test_all_that_show_a_result_have_it_as_json():
-    """--json is an option of every command but ``completion``, whose result is no data."""
+    """--json is an option of every command but those whose output is another program's: a shell's, or any."""
+    quiet = {("completion",), ("lock",)}
+    groups = {command[:1] for command in COMMANDS if len(command) > 1}
+    assert {command for command in COMMANDS if "--json" not in options_of(command)} == quiet | groups
+
     given = {
         ("backup", "f"): Backup((NODE,), Path("f"), force=False, as_json=True),
         ("verify", "f"): Verify(Path("f"), as_json=True),
@@ -174,6 +238,56 @@ def test_nodes_are_given_one_by_one_or_in_a_list():
     assert parse(["log", "skip", "7", "--reason", " bad disk "], {}) == SkipEntry(
         ("http://127.0.0.1:5000",), 7, "bad disk", 30.0
     )
+
+
+def options_of(command: tuple[str, ...]) -> set[str]:
+    """The options of a command."""
+    found: click.Command = program
+    for name in command:
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    return {option for parameter in found.params for option in parameter.opts}
+
+
+def test_every_command_is_in_a_section_of_the_help(capsys: pytest.CaptureFixture[str]):
+    """None is left out of `--help`, and none is in it twice."""
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+
+    assert {name: first_words.count(name) for name in program.commands} == dict.fromkeys(program.commands, 1)
+
+
+def test_what_users_ask_for_has_a_target_and_what_belongs_to_it():
+    """Nodes, time and form are the same for all of them."""
+    target = Target(("http://h1:1", "http://h2:2"), 2.5, as_json=True)
+    common = ["--node", "h1:1,h2:2", "--timeout", "2.5", "--json"]
+    reading = Reading(linearizable=False, min_revision=1, max_stale_ms=2, max_lag=3, at=4)
+    reading_flags = ["--min-revision", "1", "--max-stale-ms", "2", "--max-lag", "3", "--at", "4"]
+    given = {
+        ("get", "k", *reading_flags): GetKey(target, "k", reading),
+        ("put", "k", "", "--if-revision", "0", "--ack", "log"): PutKey(target, "k", "", if_revision=0, ack="log"),
+        ("put", "k", "--file", "-", "--lease", "7"): PutKey(target, "k", None, Path("-"), lease=7),
+        ("list",): ListKeys(target),
+        ("list", "p", "--from", "pa", "--limit", "3", "--keys-only", "--at", "9"): ListKeys(
+            target, "p", "pa", 3, keys_only=True, at=9
+        ),
+        ("watch", "--key", "k", "--from", "5", "--limit", "1"): WatchKeys(target, "", "k", 5, 1),
+        ("rollback", "5", "--prefix", "", "--dry-run"): RollBack(target, 5, None, "", dry_run=True),
+        ("diff", "5", "5"): ShowDiff(target, 5, 5),
+        ("log", "tail", "--from", "0"): TailLog(target, 0),
+    }
+
+    for arguments, expected in given.items():
+        assert parse([*arguments, *common], {}) == expected
+
+
+@pytest.mark.parametrize("marker", [[], ["--"]])
+def test_a_lock_takes_any_command_behind_its_name(marker: list[str]):
+    """What looks like an option there is the command's own."""
+    found = parse(["lock", "--ttl", "5", "--wait", "0", "name", *marker, "ls", "--json", "-l"], {})
+
+    assert found == RunLocked(Target((NODE,)), "name", ("ls", "--json", "-l"), 5.0, 0.0)
 
 
 def test_an_interrupted_command_says_so():
