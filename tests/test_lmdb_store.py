@@ -729,7 +729,7 @@ def test_flipped_bytes_are_found_or_without_effect(tmp_path: Path):
     assert outcomes.get("without effect", 0) > 0, outcomes
 
 
-FLIPS = int(os.environ.get("KVLOG_FLIPS", "24"))
+FLIPS = 60
 
 
 # --- before a node starts -------------------------------------------------------------------------------------
