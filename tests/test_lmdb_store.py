@@ -458,7 +458,7 @@ DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
     "a tombstone below what is kept": (
         b"tombstones",
         lambda table: table.put(b"k", seal(b"k", b"0")),
-        "missed nothing",
+        "a tombstone of b'k', whose deletion is not kept",
     ),
     "a tombstone of a key that is there": (
         b"tombstones",

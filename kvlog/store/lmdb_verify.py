@@ -155,7 +155,7 @@ class _Verification:
             if self._position.gaps:
                 continue
             if revision <= self._position.history:
-                raise self._damaged(f"it has a tombstone of {name[:60]!r}, and has missed nothing")
+                raise self._damaged(f"it has a tombstone of {name[:60]!r}, whose deletion is not kept")
             if self._transaction.get(name, db=self._files.data) is not None:
                 raise self._damaged(f"it has a tombstone of {name[:60]!r}, and that key")
             self._check_change(name, revision, NOTHING)

@@ -31,9 +31,8 @@ READERS = 4
 class WatchHub:
     """All watches of a node; see the module's docstring. ``open`` and ``close`` are for one event loop only."""
 
-    def __init__(self, store: Store, *, watchers_max: int = WATCHERS_MAX) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._watchers_max = watchers_max
         self._feed = Feed(self._ask)
         self._lookout = Lookout(store, self._feed.interests)
         self._opened = 0
@@ -72,8 +71,8 @@ class WatchHub:
             Unavailable: there are as many watchers as may be.
             HistoryTrimmed, GapsInHistory: what happened from there on cannot be told.
         """
-        if self._opened >= self._watchers_max:
-            raise Unavailable(f"{self._watchers_max} watchers are connected to this node already")
+        if self._opened >= WATCHERS_MAX:
+            raise Unavailable(f"{WATCHERS_MAX} watchers are connected to this node already")
         self._loop = asyncio.get_running_loop()
         self._opened += 1
         try:
