@@ -29,9 +29,12 @@ from shlex import quote
 from types import FrameType
 from typing import Any, NoReturn
 
+from kvlog.api import watch
 from kvlog.api.app import create_app
+from kvlog.api.marks import marks
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
+from kvlog.core.machine import Identity
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Member, NodeSettings
@@ -40,11 +43,13 @@ from kvlog.failpoints import FAILPOINTS, hit
 from kvlog.front import Front, make_server
 from kvlog.guard import Guard, GuardedThreads
 from kvlog.peers import INSTANCE_HEADER, THREADS, HttpPeers
+from kvlog.ports import Clock, Post
 from kvlog.runtime import Runtime
-from kvlog.service.service import make_service
+from kvlog.service.service import Service, make_service
 from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.quarantine import check_store, inspect
+from kvlog.watching.hub import WatchHub
 from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
@@ -268,22 +273,17 @@ def _assemble(
     FAILPOINTS.belong_to(supervisor, say)
     store = LmdbStore(settings.data_dir / STORE, history=settings.history)
     node = Node(_node_settings(settings, instance), store, store.position())
+    hub = WatchHub(store)
     runtime = Runtime(
-        node, store, clock, say=say, fail=_naming(settings, fail), announce=partial(_announce, settings)
-    )
-    session = ZooKeeperSession(
-        settings.zk,
-        Layout(settings.root),
-        known=store.position().identity,
-        may_create=not (settings.data_dir / DAMAGED).exists(),
-        data_dir=settings.data_dir,
-        window=settings.request_window,
-        session_timeout_s=settings.session_timeout_s,
-        post=runtime.post,
-        clock=clock,
+        node,
+        store,
+        clock,
         say=say,
-        fail=fail,
+        fail=_naming(settings, fail),
+        announce=partial(_announce, settings),
+        on_applied=hub.applied,
     )
+    session = _session(settings, store.position().identity, runtime.post, clock, fail)
     # A push or probe that ended by an exception would never be answered, and never be made again.
     threads = GuardedThreads(THREADS, guard, thread_name_prefix="kvlog-peer")
     peers = HttpPeers(
@@ -297,6 +297,7 @@ def _assemble(
         guard.off()
         session.stop()
         runtime.stop(timeout_s=2)
+        hub.stop(timeout_s=2)
         peers.stop()
         store.close()
 
@@ -304,6 +305,7 @@ def _assemble(
     Finalize(None, close, exitpriority=100)
     log = ZooKeeperLog(session)
     me = Member(settings.node_id, instance, settings.advertise, settings.recover)
+    hub.start()
     runtime.start(log=log, election=ZooKeeperElection(session, me), peers=peers)
     session.start()
     service = make_service(
@@ -317,12 +319,41 @@ def _assemble(
         kill=kill,
         copy_store=store.snapshot,
     )
+    front = _front(service, hub, guard, fail)
+    threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
+    return front
+
+
+def _session(
+    settings: Settings, known: Identity | None, post: Post, clock: Clock, fail: Callable[[int, str], NoReturn]
+) -> ZooKeeperSession:
+    """The session with ZooKeeper, not begun yet; ``known`` is the log that the store belongs to."""
+    return ZooKeeperSession(
+        settings.zk,
+        Layout(settings.root),
+        known=known,
+        may_create=not (settings.data_dir / DAMAGED).exists(),
+        data_dir=settings.data_dir,
+        window=settings.request_window,
+        session_timeout_s=settings.session_timeout_s,
+        post=post,
+        clock=clock,
+        say=partial(_say, settings),
+        fail=fail,
+    )
+
+
+def _front(service: Service, hub: WatchHub, guard: Guard, fail: Callable[[int, str], NoReturn]) -> Front:
+    """All that the node answers over HTTP."""
     app = create_app(service)
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
-    front = Front(app, guard, headers=(("Kvlog-Node", settings.node_id), (INSTANCE_HEADER, instance)))
-    threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
-    return front
+    return Front(
+        app,
+        guard,
+        handlers={watch.PATH: watch.WatchRoute(hub, partial(marks, service))},
+        headers=(("Kvlog-Node", service.settings.node_id), (INSTANCE_HEADER, service.instance)),
+    )
 
 
 def _announce(settings: Settings, status: Status) -> None:

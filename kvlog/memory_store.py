@@ -8,19 +8,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import SYSTEM, LogEntry
 from kvlog.core.evaluate import CHANGED_SINCE_MAX
-from kvlog.core.machine import (
-    HISTORY_REVISIONS,
-    Changes,
-    Identity,
-    Position,
-    Record,
-    Remembered,
-    apply_entry,
-    fill_entry,
-    open_gap,
-)
+from kvlog.core.machine import HISTORY_REVISIONS, Changes, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Version, Versions, bytes_of
 

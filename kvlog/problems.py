@@ -15,6 +15,7 @@ from kvlog.errors import (
     HistoryTrimmed,
     InvalidInput,
     KvlogError,
+    SlowReader,
     TooManyKeys,
     TooStale,
     Unavailable,
@@ -59,6 +60,7 @@ KINDS = {
     "too-many-keys": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "Too many keys at once"),
     "internal-error": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "An error inside this node"),
     "stale-store": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This node's store has missed entries"),
+    "slow-reader": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This client does not keep up", ("resume",)),
     "behind": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This node has not come that far in time"),
     "refused": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "It did not happen, and will not", ("outcome",)),
     "unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Something that this needs does not answer"),
@@ -85,6 +87,7 @@ OF_ERROR: dict[type[KvlogError], tuple[str, str]] = {
     Behind: ("behind", "; try again, ask another node, or give it more time with timeout_ms="),
     TooStale: ("too-stale", "; ask another node, or allow more"),
     TooManyKeys: ("too-many-keys", ""),
+    SlowReader: ("slow-reader", ""),
     Unavailable: ("unavailable", "; try again, or ask another node"),
 }
 """The type, and what to do where the error does not say it."""

@@ -33,9 +33,9 @@ PARTS = {
     # It forwards writes, which is no port: the core does not ask for it.
     "service": REAL | {"service", "runtime", "peers", "snapshot"},
     # peers and snapshot: what nodes say to each other over HTTP.
-    "api": REAL | {"problems", "api", "service", "peers", "snapshot", "kvlog"},
+    "api": REAL | {"problems", "api", "service", "peers", "snapshot", "front", "watching", "kvlog"},
     "front": {"errors", "problems", "guard", "front"},  # knows no node: any WSGI application will do
-    "assembly": REAL | {"guard", "runtime", "service", "api", "front", "store", "peers", "zookeeper"},
+    "assembly": REAL | {"guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
     "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
     | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},

@@ -7,12 +7,25 @@ from http import HTTPStatus
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from kvlog.api import admin, batch, course, explain, failpoints, history, internal, keys, leases, status, txn
+from kvlog.api import (
+    admin,
+    batch,
+    course,
+    explain,
+    failpoints,
+    history,
+    internal,
+    keys,
+    leases,
+    openapi,
+    status,
+    txn,
+)
 from kvlog.api.answers import respond
 from kvlog.api.incoming import BodyTooLarge
+from kvlog.api.marks import marks
 from kvlog.api.problems import of_error, of_status
 from kvlog.errors import KvlogError
-from kvlog.peers import INSTANCE_HEADER
 from kvlog.problems import ANSWERED
 from kvlog.service.service import Service
 
@@ -23,21 +36,14 @@ def create_app(service: Service) -> Flask:
     app.url_map.merge_slashes = False  # each slash of a key counts
     for part in (course, internal, keys, txn, batch, leases, history, explain, status, admin):
         part.add_routes(app, service)
+    openapi.add_routes(app)
     if service.settings.demo:
         failpoints.add_routes(app)
     _add_errors(app)
 
     @app.after_request
     def mark(response: Response) -> Response:
-        """Every answer says which node gave it, and whether its store is stale."""
-        missed = service.missed_entries
-        response.headers["Kvlog-Node"] = service.settings.node_id
-        response.headers[INSTANCE_HEADER] = service.instance
-        response.headers["Kvlog-Stale"] = "true" if missed else "false"
-        if missed:
-            response.headers["Kvlog-Missed-Entries"] = str(missed)
-        if (halted_at := service.halted_at) is not None:
-            response.headers["Kvlog-Halted"] = str(halted_at)
+        response.headers.update(marks(service))
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 

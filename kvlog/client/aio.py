@@ -180,9 +180,9 @@ class AsyncClient:
     ) -> AsyncWatch:
         """Every change of the keys with a prefix, for ``async for``; see Client.watch.
 
-            async with await client.watch("jobs/") as changes:
-                async for event in changes:
-                    print(event.revision, event.changes)
+        async with await client.watch("jobs/") as changes:
+            async for event in changes:
+                print(event.revision, event.changes)
         """
         seen = self._shared.at_least(None) or 0
         feed = Feed(prefix, key, start=start, seen=seen, heartbeat=heartbeat)
@@ -223,8 +223,8 @@ class AsyncClient:
     async def lease(self, ttl: float) -> AsyncLease:
         """Time that keys can be hung on; see Client.lease.
 
-            async with await client.lease(10) as lease:
-                await client.put("workers/7", "here", lease=lease.id)
+        async with await client.lease(10) as lease:
+            await client.put("workers/7", "here", lease=lease.id)
         """
         return await grant(self._caller, ttl)
 

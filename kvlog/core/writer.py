@@ -25,6 +25,7 @@ from kvlog.core.entry import (
     FORMAT,
     HEADER_BYTES_MAX,
     OWN_ID,
+    SYSTEM,
     Entry,
     Leader,
     LogEntry,
@@ -119,9 +120,10 @@ class _Pending:
         return (*found, *(key for key in applied if key not in self._records))[:limit]
 
     def changed_since(self, prefix: str, revision: int) -> bool:
-        pending = self._records.items()
-        if any(written.revision > revision and key.startswith(prefix) for key, written in pending):
-            return True
+        hidden = "" if prefix.startswith(SYSTEM) else SYSTEM  # kvlog's own keys change without anybody's doing
+        for key, written in self._records.items():
+            if written.revision > revision and key.startswith(prefix) and not (hidden and key.startswith(hidden)):
+                return True
         return self._store.changed_since(prefix, revision)
 
     def write(self, request: Request, revision: int, index: int) -> None:

@@ -16,17 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import LogEntry
-from kvlog.core.machine import (
-    HISTORY_REVISIONS,
-    Identity,
-    Position,
-    Record,
-    Remembered,
-    apply_entry,
-    fill_entry,
-    open_gap,
-)
+from kvlog.core.machine import HISTORY_REVISIONS, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Versions
 from kvlog.store.directories import OLD, remove, swap_in, sync_directory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import StrEnum
 
 from kvlog.errors import KvlogError, SlowReader, WatchEnded
@@ -58,28 +59,28 @@ class Watcher:
         """Whether it had all that the store held when that was last looked at."""
         return self.stage in {Stage.JOINING, Stage.LIVE}
 
-    async def take(self, timeout_s: float, bytes_max: int) -> list[Frame]:
-        """The next events, of ``bytes_max`` bytes together or one that is longer.
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to take, nor the end to be told."""
+        return not self._frames and self._error is None
 
-        Waits for them until the time is over, or it has come into step; then there is none.
+    async def ready(self, timeout_s: float) -> None:
+        """Wait until it is not idle, or has caught up with the store, or the time is over."""
+        if not self.idle:
+            return
+        self._ready.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+
+    def take(self, bytes_max: int) -> list[Frame]:
+        """The next events, of ``bytes_max`` bytes together or one that is longer; none if none waits.
 
         Raises:
             WatchEnded: it cannot go on; what came before has been taken.
         """
-        if not self._frames and self._error is None:
-            self._ready.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._ready.wait()
-            except TimeoutError:
-                return []
-        if self._frames:
-            return self._take(bytes_max)
-        if self._error is not None:
+        if not self._frames and self._error is not None:
             raise self._error
-        return []
-
-    def _take(self, bytes_max: int) -> list[Frame]:
         taken: list[Frame] = []
         while self._frames and (not taken or len(self._frames[0].text) <= bytes_max):
             frame = self._frames.popleft()
@@ -87,7 +88,7 @@ class Watcher:
             self._bytes -= size
             bytes_max -= size
             taken.append(frame)
-        if not self._frames:
+        if taken and not self._frames:
             self._drained(self)
         return taken
 
@@ -122,7 +123,7 @@ class Watcher:
         """Get its events from elsewhere from now on."""
         self._own = self.through
         self.stage = stage
-        if self.in_step:
+        if stage is Stage.JOINING:
             self._ready.set()
 
     def end(self, reason: KvlogError) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvlog.client import paging, reads, writes
@@ -67,6 +67,9 @@ def put(value: bytes | str = "v", **settings: Any) -> Call[Written]:
 
 
 @given(key=KEYS)
+@example(key=".")
+@example(key="..")
+@example(key="/../a//b")
 def test_every_key_arrives_as_it_was_given(key: str):
     """Through the path of a URL, as httpx sends it: slashes, dots, percent signs, question marks, spaces."""
     target = reads.get(key, ReadOptions()).build(1.0).target

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kvlog.core.commands import update
+from kvlog.core.commands import Grant, SetKey, Txn, Unchanged, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
 from kvlog.core.events import WriteSubmitted
@@ -434,3 +434,24 @@ def test_an_append_in_flight_is_unknown_behind_an_installed_snapshot(bench: Benc
     bench.writer.lost()  # ZooKeeper's answer, or that there is none, comes late
     assert bench.see(bench.chain.barrier("n2", epoch=6)) == []
     assert bench.writer.idle
+
+
+def test_what_is_pending_counts_as_changed(bench: Bench):
+    """A write that is in the log and not applied yet breaks the condition that nothing has changed (W5)."""
+    bench.submit(1, key="a")
+    bench.see(bench.land(bench.append()))
+    for token, prefix in enumerate(["a", "c", ""], start=2):
+        command = Txn((SetKey("b", b"1"),), (Unchanged(prefix, 0),))
+        bench.writer.submit(WriteSubmitted(token, command, Ack.LOG, 9.0))
+    item = bench.land(bench.append())
+
+    assert [request.failed for request in item.entry.requests] == ["condition", "", "condition"]
+
+
+def test_a_lease_that_is_pending_changes_no_key(bench: Bench):
+    """Leases are under keys of kvlog's own, which no client's condition is about (W5)."""
+    bench.writer.submit(WriteSubmitted(1, Grant(5_000), Ack.LOG, 9.0))
+    bench.writer.submit(WriteSubmitted(2, Txn((SetKey("b", b"1"),), (Unchanged("", 0),)), Ack.LOG, 9.0))
+    item = bench.land(bench.append())
+
+    assert [request.failed for request in item.entry.requests] == ["", ""]

@@ -21,6 +21,7 @@ import msgspec
 from kvlog.core import effects as do
 from kvlog.core import entry, retention
 from kvlog.core import events as ev
+from kvlog.core.applying import apply_entry
 from kvlog.core.commands import (
     Command,
     Compare,
@@ -39,16 +40,7 @@ from kvlog.core.commands import (
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
 from kvlog.core.evaluate import LEASES, evaluate, lease_in, lease_key, lease_number
-from kvlog.core.machine import (
-    Change,
-    Changes,
-    Identity,
-    Position,
-    Record,
-    Remembered,
-    apply_entry,
-    record_after,
-)
+from kvlog.core.machine import Change, Changes, Identity, Position, Record, Remembered, record_after
 from kvlog.core.node import Node
 from kvlog.core.role import Role
 from kvlog.core.values import (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from kvlog.errors import GapsInHistory, HistoryTrimmed, SlowReader, WatchEnded
 from kvlog.memory_store import MemoryState, MemoryStore
@@ -13,10 +12,9 @@ from kvlog.watching.feed import Feed
 from kvlog.watching.frames import Frame
 from kvlog.watching.source import Batch, Lookout, Piece, read_piece
 from kvlog.watching.wanted import Wanted
-from kvlog.watching.watcher import Stage, Watcher
+from kvlog.watching.watcher import Watcher
 from tests.past import Past, Write
 
-Result = TypeVar("Result")
 Found = TypeVar("Found")
 
 EVENT_BYTES = 1_200
@@ -24,16 +22,6 @@ EVENT_BYTES = 1_200
 
 Told = tuple[int, dict[str, bool]]
 """The revision of an event, and for each key in it whether it was put."""
-
-
-def at_once(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of what has nothing to wait for."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return done.value
-    work.close()
-    raise AssertionError("it waits")
 
 
 def told(frame: Frame) -> Told:
@@ -70,13 +58,13 @@ class Client:
     @property
     def takes(self) -> bool:
         """Whether there is anything to take, be it the end."""
-        return not self.watcher.empty or (self.watcher.stage is Stage.ENDED and self.ended is None)
+        return not self.watcher.idle and self.ended is None
 
     def take(self, bytes_max: int = 100_000) -> None:
         if not self.takes:
             return
         try:
-            self.told.extend(told(frame) for frame in at_once(self.watcher.take(0, bytes_max)))
+            self.told.extend(told(frame) for frame in self.watcher.take(bytes_max))
         except WatchEnded as ended:
             self.ended = ended
 
