@@ -25,6 +25,7 @@ from kvlog.core.entry import (
     FORMAT,
     HEADER_BYTES_MAX,
     OWN_ID,
+    SYSTEM,
     Entry,
     Leader,
     LogEntry,
@@ -120,8 +121,10 @@ class _Pending:
 
     def changed_since(self, prefix: str, revision: int) -> bool:
         pending = self._records.items()
-        if any(written.revision > revision and key.startswith(prefix) for key, written in pending):
-            return True
+        own = prefix.startswith(SYSTEM)
+        for key, written in pending:
+            if written.revision > revision and key.startswith(prefix) and (own or not key.startswith(SYSTEM)):
+                return True
         return self._store.changed_since(prefix, revision)
 
     def write(self, request: Request, revision: int, index: int) -> None:
@@ -170,8 +173,12 @@ class Writer:
         return bool(write.request_id) and self._pending.request(write.request_id) is not None
 
     def take_queue(self) -> list[WriteSubmitted]:
-        """Give back the writes that are in no entry yet: this node does not lead any more."""
-        writes = list(self.queue)
+        """Give back the writes that are in no entry yet: this node does not lead any more.
+
+        The leader's own are none of them: somebody else may lead before this node leads again, and may have confirmed
+        that a lease lives whose end was wanted here (E2).
+        """
+        writes = [write for write in self.queue if write.token != NOBODY]
         self.queue.clear()
         return writes
 
