@@ -32,7 +32,17 @@ from kvlog.core.commands import (
     Txn,
     Unchanged,
 )
-from kvlog.core.entry import SYSTEM, Delete, Effect, Put, Request, check_fits, encode_request, encode_value
+from kvlog.core.entry import (
+    OWN_ID,
+    SYSTEM,
+    Delete,
+    Effect,
+    Put,
+    Request,
+    check_fits,
+    encode_request,
+    encode_value,
+)
 from kvlog.core.machine import Record, Remembered
 
 LEASES = SYSTEM + "lease/"
@@ -150,7 +160,14 @@ def check_command(command: Command, *, request_id_bytes: int) -> None:
     for branch in (command.then, command.otherwise):
         if sum(map(_bytes_at_most, branch)) > _SMALL_BYTES:
             effects = tuple(effect for operation in branch for effect in _widest(operation))
-            check_fits(Request(id="x" * request_id_bytes, fingerprint="0" * 32, effects=effects))
+            check_fits(
+                Request(
+                    id=OWN_ID + "x" * request_id_bytes,
+                    fingerprint="0" * 32,
+                    failed=max(Failure, key=len),
+                    effects=effects,
+                )
+            )
 
 
 def bytes_in_entry(operation: Operation) -> int:
@@ -243,7 +260,7 @@ class _Effects:
         for operation in operations:
             if isinstance(operation, DeleteKey):
                 self._delete(operation.key)
-            elif operation.lease and _lease(self._view, operation.lease) is None:
+            elif operation.lease and not self._may_attach(operation):
                 return Failure.LEASE
             else:
                 self._set(operation)
@@ -254,6 +271,12 @@ class _Effects:
         self._granted += 1
         self._effects.append(_put_lease(number, lease, self._revision, 1))
         return number
+
+    def _may_attach(self, operation: SetKey) -> bool:
+        """Whether the lease lives, and takes the key: one that exists for a single key ends with it, so that another
+        key would be left behind on a lease that is not there."""
+        lease = _lease(self._view, operation.lease)
+        return lease is not None and lease.key in ("", operation.key)
 
     def _delete(self, key: str) -> None:
         before = self._view.get(key)
@@ -270,7 +293,8 @@ class _Effects:
             self._effects.append(_put(operation, self._revision, 1, lease=lease))
             return
         self._effects.append(_put(operation, before.create, before.version + 1, lease=lease))
-        self._drop_own_lease(operation.key, before)
+        if before.lease != lease:
+            self._drop_own_lease(operation.key, before)
 
     def _drop_own_lease(self, key: str, before: Record) -> None:
         """A lease that exists for one key alone ends when the key leaves it."""
