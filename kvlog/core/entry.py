@@ -250,8 +250,8 @@ def check_fits(request: Request) -> None:
     """
     if (size := len(encode_request(request))) > REQUEST_BYTES_MAX:
         raise InvalidInput(
-            f"the write takes {size} bytes once encoded as JSON, the limit is {REQUEST_BYTES_MAX}; characters that JSON escapes take up to six bytes each, bytes "
-            "that are not UTF-8 a third more",
+            f"the write takes {size} bytes once encoded as JSON, the limit is {REQUEST_BYTES_MAX}; characters "
+            "that JSON escapes take up to six bytes each, bytes that are not UTF-8 a third more",
             status=413,
         )
 

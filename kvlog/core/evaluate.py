@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -55,6 +56,10 @@ REVOKED_BYTES_MAX = 200 * 1024
 CHANGED_SINCE_MAX = 10_000
 """Revisions that are looked at to find out whether anything has changed; beyond that, it counts as changed."""
 
+SEARCHED_BYTES_MAX = 32 * 1024 * 1024
+"""How much is looked at for all such conditions of one request together; beyond that, it counts as changed. The
+leader decides nothing else meanwhile."""
+
 _ESCAPED = 7
 """Bytes that JSON takes for one character or byte at most, within text that is escaped already."""
 
@@ -81,6 +86,13 @@ class Lease(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
+@dataclass(slots=True)
+class Search:
+    """How much may still be looked at for one request (SEARCHED_BYTES_MAX)."""
+
+    left: int = field(default_factory=lambda: SEARCHED_BYTES_MAX)
+
+
 class View(Protocol):
     """What evaluating a command may look at: the state before it."""
 
@@ -93,10 +105,10 @@ class View(Protocol):
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         """Keys that are attached to a lease, ``limit`` of them at most."""
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """Whether a key with this prefix was written or deleted after ``revision``.
 
-        True also if that cannot be told any more, or would take long to find out.
+        True also if that cannot be told any more, or would take longer to find out than ``search`` allows.
         """
 
 
@@ -134,7 +146,8 @@ def evaluate(view: View, command: Command, revision: int, *, request_id: str = "
         case Settle():
             return Request(id=request_id, cancels=True)
         case Txn():
-            met = all(_holds(view, condition) for condition in command.conditions)
+            search = Search()
+            met = all(_holds(view, condition, search) for condition in command.conditions)
             failed = "" if met else Failure.CONDITION.value
             effects = _Effects(view, revision).carry_out(command.then if met else command.otherwise)
         case Grant():
@@ -191,9 +204,14 @@ def _widest(operation: Operation) -> list[Effect]:
     return [*effects, _put(operation, _WIDEST, _WIDEST, lease=_WIDEST)]
 
 
-def _holds(view: View, condition: Condition) -> bool:
+def searches(command: Command) -> bool:
+    """Whether it can take long to find out if its conditions hold."""
+    return isinstance(command, Txn) and any(isinstance(each, Unchanged) for each in command.conditions)
+
+
+def _holds(view: View, condition: Condition, search: Search) -> bool:
     if isinstance(condition, Unchanged):
-        return not view.changed_since(condition.prefix, condition.since)
+        return not view.changed_since(condition.prefix, condition.since, search)
     record = view.get(condition.key)
     if isinstance(condition, AnyOf):
         return (record.revision if record else 0) in condition.revisions
@@ -273,8 +291,10 @@ class _Effects:
         return number
 
     def _may_attach(self, operation: SetKey) -> bool:
-        """Whether the lease lives, and takes the key: one that exists for a single key ends with it, so that another
-        key would be left behind on a lease that is not there."""
+        """Whether the lease lives, and takes the key.
+
+        One that exists for a single key ends with it: another key would be left behind on a lease that is no more.
+        """
         lease = _lease(self._view, operation.lease)
         return lease is not None and lease.key in ("", operation.key)
 

@@ -37,7 +37,7 @@ from kvlog.core.entry import (
     Request,
     encode_request,
 )
-from kvlog.core.evaluate import REVOKED_KEYS_MAX, check_command, evaluate, lease_key, lease_number
+from kvlog.core.evaluate import REVOKED_KEYS_MAX, Search, check_command, evaluate, lease_key, lease_number
 from kvlog.core.machine import Record, Remembered, record_after
 from kvlog.errors import InvalidInput
 
@@ -60,7 +60,7 @@ class State:
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, _: Search) -> bool:
         return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
 
     def apply(self, request: Request, revision: int) -> None:
