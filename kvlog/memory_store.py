@@ -72,7 +72,7 @@ class MemoryStore:
         state = self.state
         if state.position.gaps or not 0 <= state.position.revision - revision <= CHANGED_SINCE_MAX:
             return revision < state.position.revision
-        if revision < state.position.history:
+        if revision < state.position.history or search.left < 0:
             return True
         since = (kept for at, kept in state.kept.items() if at > revision)
         return any(_begins(change.key, prefix) for kept in since for change in kept.changes)
