@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from kvlog.client import Put
 from kvlog.processes import wait_until
 
 from .conftest import Users, on_terminal
