@@ -34,6 +34,7 @@ from kvlog.api.app import create_app
 from kvlog.api.marks import marks
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
+from kvlog.core.machine import Identity
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Member, NodeSettings
@@ -42,8 +43,9 @@ from kvlog.failpoints import FAILPOINTS, hit
 from kvlog.front import Front, make_server
 from kvlog.guard import Guard, GuardedThreads
 from kvlog.peers import INSTANCE_HEADER, THREADS, HttpPeers
+from kvlog.ports import Clock, Post
 from kvlog.runtime import Runtime
-from kvlog.service.service import make_service
+from kvlog.service.service import Service, make_service
 from kvlog.store.directories import DAMAGED, INCOMING, STORE, claim
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.quarantine import check_store, inspect
@@ -58,6 +60,10 @@ HANDOVER_S = 5.0
 
 KILL_S = 10
 """How long the supervisor waits for its worker to stop before it kills it."""
+
+STOP_AGAIN_S = 1.0
+"""How often a worker that has handed over is told to stop. Its event loop loses a signal when hundreds of wake-ups
+are waiting already: when a thousand streams end at once, the supervisor's comes to nothing (measured)."""
 
 LAST_WORDS_S = 5
 """How long a worker that ends by an error may take to say so: what its stderr goes to may not be read."""
@@ -281,19 +287,7 @@ def _assemble(
         announce=partial(_announce, settings),
         on_applied=hub.applied,
     )
-    session = ZooKeeperSession(
-        settings.zk,
-        Layout(settings.root),
-        known=store.position().identity,
-        may_create=not (settings.data_dir / DAMAGED).exists(),
-        data_dir=settings.data_dir,
-        window=settings.request_window,
-        session_timeout_s=settings.session_timeout_s,
-        post=runtime.post,
-        clock=clock,
-        say=say,
-        fail=fail,
-    )
+    session = _session(settings, store.position().identity, runtime.post, clock, fail)
     # A push or probe that ended by an exception would never be answered, and never be made again.
     threads = GuardedThreads(THREADS, guard, thread_name_prefix="kvlog-peer")
     peers = HttpPeers(
@@ -329,17 +323,41 @@ def _assemble(
         kill=kill,
         copy_store=store.snapshot,
     )
+    front = _front(service, hub, guard, fail)
+    threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
+    return front
+
+
+def _session(
+    settings: Settings, known: Identity | None, post: Post, clock: Clock, fail: Callable[[int, str], NoReturn]
+) -> ZooKeeperSession:
+    """The session with ZooKeeper, not begun yet; ``known`` is the log that the store belongs to."""
+    return ZooKeeperSession(
+        settings.zk,
+        Layout(settings.root),
+        known=known,
+        may_create=not (settings.data_dir / DAMAGED).exists(),
+        data_dir=settings.data_dir,
+        window=settings.request_window,
+        session_timeout_s=settings.session_timeout_s,
+        post=post,
+        clock=clock,
+        say=partial(_say, settings),
+        fail=fail,
+    )
+
+
+def _front(service: Service, hub: WatchHub, guard: Guard, fail: Callable[[int, str], NoReturn]) -> Front:
+    """All that the node answers over HTTP."""
     app = create_app(service)
     # A store that cannot be read on a request's thread ends the node, as it does on the thread that applies.
     app.register_error_handler(StoreFailure, lambda error: fail(error.exit_code, str(error)))
-    front = Front(
+    return Front(
         app,
         guard,
         handlers={watch.PATH: watch.WatchRoute(hub, partial(marks, service))},
-        headers=(("Kvlog-Node", settings.node_id), (INSTANCE_HEADER, instance)),
+        headers=(("Kvlog-Node", service.settings.node_id), (INSTANCE_HEADER, service.instance)),
     )
-    threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
-    return front
 
 
 def _announce(settings: Settings, status: Status) -> None:
@@ -378,11 +396,21 @@ def _node_settings(settings: Settings, instance: str) -> NodeSettings:
 def _obey(pipe: socket.socket, runtime: Runtime, front: Front) -> None:
     """Hand over when the supervisor says so; end when it is gone."""
     try:
-        while pipe.recv(64):
+        while _told(pipe):
             runtime.ask(HandoverRequested, HANDOVER_S)
             hit("after_handover")
             front.stop()  # an answer that has no end would hold up the server's
             pipe.sendall(b"done\n")
+            pipe.settimeout(STOP_AGAIN_S)
     except ConnectionError:
         pass  # gone without having read all that was said
     os._exit(1)
+
+
+def _told(pipe: socket.socket) -> bool:
+    """Wait until the supervisor says something; false if it is gone. Meanwhile, who has handed over is to stop."""
+    while True:
+        try:
+            return bool(pipe.recv(64))
+        except TimeoutError:
+            os.kill(os.getpid(), signal.SIGTERM)

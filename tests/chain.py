@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvlog.core.applying import apply_entry
 from kvlog.core.commands import SetKey, Txn
 from kvlog.core.entry import (
     FORMAT,
@@ -17,7 +18,7 @@ from kvlog.core.entry import (
     encode_request,
 )
 from kvlog.core.evaluate import evaluate
-from kvlog.core.machine import Changes, Identity, Position, Record, Remembered, apply_entry, record_after
+from kvlog.core.machine import Changes, Identity, Position, Record, Remembered, record_after
 from kvlog.memory_store import MemoryTransaction
 
 

@@ -16,6 +16,7 @@ from kvlog.assembly import SystemClock
 from kvlog.config import parse
 from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings
+from kvlog.errors import Unavailable
 from kvlog.front import Front, make_server
 from kvlog.guard import Guard
 from kvlog.peers import HttpPeers
@@ -23,6 +24,13 @@ from kvlog.runtime import Runtime
 from kvlog.service.service import make_service
 from kvlog.store.lmdb_copy import Pace
 from kvlog.store.lmdb_store import LmdbStore
+
+
+class NoLog:
+    """The port EntryReader where there is no ZooKeeper."""
+
+    def fetch(self, first_index: int, count: int) -> tuple[bytes, ...]:  # noqa: ARG002 - the port has them
+        raise Unavailable("there is no ZooKeeper here")
 
 
 def fail(code: int, reason: str) -> None:
@@ -42,6 +50,7 @@ def make_app(port: str, directory: Path, instance: str, window_s: float) -> Fron
         runtime=runtime,
         store=store,
         peers=HttpPeers(runtime.post, incoming=directory.with_name("store.incoming"), verify=None),
+        log=NoLog(),
         clock=clock,
         kill=sys.exit,
         copy_store=partial(store.snapshot, pace=Pace(window_s, 1024 * 1024)),

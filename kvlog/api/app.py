@@ -7,7 +7,20 @@ from http import HTTPStatus
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from kvlog.api import admin, batch, course, explain, failpoints, history, internal, keys, leases, status, txn
+from kvlog.api import (
+    admin,
+    batch,
+    course,
+    explain,
+    failpoints,
+    history,
+    internal,
+    keys,
+    leases,
+    openapi,
+    status,
+    txn,
+)
 from kvlog.api.answers import respond
 from kvlog.api.incoming import BodyTooLarge
 from kvlog.api.marks import marks
@@ -23,6 +36,7 @@ def create_app(service: Service) -> Flask:
     app.url_map.merge_slashes = False  # each slash of a key counts
     for part in (course, internal, keys, txn, batch, leases, history, explain, status, admin):
         part.add_routes(app, service)
+    openapi.add_routes(app)
     if service.settings.demo:
         failpoints.add_routes(app)
     _add_errors(app)

@@ -7,7 +7,10 @@ import re
 from kvlog.core.entry import OWN_ID, REQUEST_ID_BYTES_MAX
 from kvlog.errors import InvalidInput
 
-_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:@=+-]{{1,{REQUEST_ID_BYTES_MAX}}}")
+CHARACTERS = "A-Za-z0-9._:@=+-"
+"""What ids consist of."""
+
+_REQUEST_ID = re.compile(rf"[{CHARACTERS}]{{1,{REQUEST_ID_BYTES_MAX}}}")
 
 _DOT_SEGMENTS = (".", "..")
 """What clients remove from a path before they send it (RFC 3986, 5.2.4)."""

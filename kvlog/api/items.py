@@ -15,9 +15,10 @@ OCTETS = "application/octet-stream"
 """What a value is whose type nobody has told."""
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_CONTENT_TYPE = re.compile(
-    rf'{_NAME}/{_NAME}([ \t]*;([ \t]*{_NAME}=({_NAME}|"([\t !#-\[\]-~]|\\[\t -~])*"))?)*', re.ASCII
-)
+CONTENT_TYPE_PATTERN = rf'{_NAME}/{_NAME}([ \t]*;([ \t]*{_NAME}=({_NAME}|"([\t !#-\[\]-~]|\\[\t -~])*"))?)*'
+"""A media type with its parameters."""
+
+_CONTENT_TYPE = re.compile(CONTENT_TYPE_PATTERN, re.ASCII)
 
 
 def content_type(record: Record) -> str:

@@ -28,6 +28,7 @@ from kvlog.service.service import Service
 PAGE_ITEMS = 100
 PAGE_ITEMS_MAX = 1_000
 
+GET = READ
 PUT = (TTL, a_number("lease", "the lease that the key goes away with", low=1), *WRITE)
 DELETE = WRITE
 LIST = (
@@ -70,7 +71,7 @@ def _add_reads(app: Flask, service: Service) -> None:
     @app.get("/v1/kv/<key:_>")
     def get_key(_: str) -> Response:
         key = incoming.key()
-        record, read = service.reads.key(key, read_options(parameters(incoming.query(), READ)))
+        record, read = service.reads.key(key, read_options(parameters(incoming.query(), GET)))
         if record is None:
             what = f"there is no key {key!r} at revision {read.revision}"
             return respond(problem("not-found", what, age(read), revision=read.revision))

@@ -43,10 +43,12 @@ def add_routes(app: Flask, service: Service) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         """Whether the process answers; its instance shows other nodes that it is still the same one."""
+        parameters(incoming.query())
         return respond(View({"status": "ok", "node": service.settings.node_id}))
 
     @app.get("/readyz")
     def readyz() -> Response:
+        parameters(incoming.query())
         reason = service.status().not_ready
         code = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         return respond(View({"ready": not reason, "reason": reason}, code))

@@ -145,15 +145,18 @@ class WatchRoute:
         )
         data = RETRY + _progress(watcher)
         due = clock() + heartbeat_s
+        caught_up = watcher.in_step and watcher.idle
         try:
             while True:
-                await _send(stream, data)
+                if data:
+                    await _send(stream, data)
                 await watcher.ready(due - clock())
-                frames = watcher.take(SEND_BYTES)
-                data = b"".join(frame.text for frame in frames)
-                if not frames or clock() >= due:
+                data = b"".join(frame.text for frame in watcher.take(SEND_BYTES))
+                catches_up = not caught_up and watcher.in_step and watcher.idle
+                if catches_up or clock() >= due:
                     data += _progress(watcher)
                     due = clock() + heartbeat_s
+                    caught_up |= catches_up
         except WatchEnded as ended:
             await _send(stream, b"event: error\ndata: " + encode(_ended(ended).body).encode() + b"\n")
 

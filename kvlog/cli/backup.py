@@ -165,11 +165,16 @@ def verify_backup(command: Verify) -> None:
     with tempfile.TemporaryDirectory(prefix=".kvlog-verify-", dir=command.file.absolute().parent) as temporary:
         found = unpack(command.file, Path(temporary) / "store")
     if command.as_json:
-        end = {"keys": found.keys, "requests": found.requests, "file": str(command.file), "whole": True}
+        holds = {"keys": found.keys, "requests": found.requests, "kept_revisions": found.kept}
+        end = holds | {"told_from": found.position.history, "file": str(command.file), "whole": True}
         document(_description(header) | end)
         return
     fields(*_description(header).items())
-    fields(("keys", found.keys), ("requests", found.requests))
+    fields(
+        ("keys", found.keys),
+        ("requests", found.requests),
+        ("history", f"{found.kept} revisions, back to the state at {found.position.history}"),
+    )
     say("the backup is whole")
 
 

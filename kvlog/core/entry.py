@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -55,6 +55,9 @@ BASE64: Literal["base64"] = "base64"
 HEADER_BYTES_MAX = 1_024
 """Room kept in an entry for everything but its requests."""
 
+REQUEST_BYTES_MAX = ENTRY_BYTES_MAX - HEADER_BYTES_MAX - 1
+"""Upper bound of one encoded request: the comma behind it needs room, too."""
+
 REQUEST_ID_BYTES_MAX = 128
 """Upper bound of a request's id."""
 
@@ -63,6 +66,10 @@ OWN_ID = "~"
 
 NO_HASH = "0" * 32
 """What the first entry of a log is chained to."""
+
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a store can hold of a number: an entry with any other one is no entry."""
 
 
 class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True):
@@ -74,11 +81,11 @@ class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=
 
     key: str
     value: str
-    create: int
-    version: int
+    create: Number
+    version: Number
     encoding: Literal["", "base64"] = ""
     content_type: str = ""
-    lease: int = 0
+    lease: Number = 0
 
     @property
     def data(self) -> bytes:
@@ -159,11 +166,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     format: int
-    epoch: int
+    epoch: Number
     batch_id: str
     prev_hash: str
-    first_revision: int
-    time_ms: int
+    first_revision: Number
+    time_ms: Number
     requests: tuple[Request, ...] = ()
     leader: Leader | None = None
     skip: Skip | None = None
@@ -245,11 +252,10 @@ def check_fits(request: Request) -> None:
     Raises:
         InvalidInput: 413.
     """
-    if (size := len(encode_request(request))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
+    if (size := len(encode_request(request))) > REQUEST_BYTES_MAX:
         raise InvalidInput(
-            f"the write takes {size} bytes once encoded as JSON, the limit is "
-            f"{ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six bytes each, bytes "
-            "that are not UTF-8 a third more",
+            f"the write takes {size} bytes once encoded as JSON, the limit is {REQUEST_BYTES_MAX}; characters "
+            "that JSON escapes take up to six bytes each, bytes that are not UTF-8 a third more",
             status=413,
         )
 
@@ -294,15 +300,17 @@ def decode_entry(index: int, data: bytes) -> LogEntry:
         raise BadEntry(index, _undecodable(body, error)) from error
     if entry.format not in FORMATS:
         raise BadEntry(index, _unknown_format(entry.format))
-    _check_values(index, entry)
+    _check_effects(index, entry)
     chained = entry.skip.hash if entry.skip is not None and entry.skip.hash else digest
     return LogEntry(index=index, entry=entry, hash=chained, data=data)
 
 
-def _check_values(index: int, entry: Entry) -> None:
-    """Every replica decodes the values when it applies them: what cannot be decoded is found before (N4)."""
+def _check_effects(index: int, entry: Entry) -> None:
+    """What no store could hold would look like a failure of the store on every node: it is found before (N4)."""
     for request in entry.requests:
         for effect in request.effects:
+            if not effect.key or len(effect.key.encode()) > KEY_BYTES_MAX:
+                raise BadEntry(index, f"holds a key of {len(effect.key.encode())} bytes, which no store can have")
             if isinstance(effect, Put) and effect.encoding:
                 try:
                     base64.b64decode(effect.value, validate=True)

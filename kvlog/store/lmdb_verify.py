@@ -26,6 +26,7 @@ from kvlog.store.lmdb_files import (
     records,
 )
 from kvlog.store.lmdb_history import NOTHING, Row, outlines, rows
+from kvlog.store.lmdb_pages import BEHIND_SYSTEM
 
 PROGRESS_EVERY = 20_000
 """Rows between two calls of ``progress``."""
@@ -39,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a whole store holds; ``kept`` is the number of revisions whose changes are kept."""
+    """What a whole store holds: keys, without kvlog's own; requests; ``kept``, the revisions with changes kept."""
 
     position: Position
     keys: int
@@ -93,9 +94,10 @@ class _Verification:
         self._transaction = transaction
         self._progress = progress
         self._position = files.position(transaction)
-        tables = (files.data, files.tombstones, files.requests, files.changes, files.attached)
+        tables = (files.data, files.tombstones, files.requests, files.changes)
         self._total = sum(map(self._entries, tables))
         self._done = 0
+        self._own_keys = 0
         self._led_to = 0  # rows of the past that something leads to
 
     def run(self) -> Found:
@@ -107,8 +109,8 @@ class _Verification:
             )
         self._check_tombstones()
         kept = self._check_past()
-        self._check_attached()
-        return Found(position, self._entries(self._files.data), self._entries(self._files.requests), kept)
+        keys = self._entries(self._files.data) - self._own_keys
+        return Found(position, keys, self._entries(self._files.requests), kept)
 
     def _check_records(self) -> int:
         """The records' share in the digest; each must be listed under its lease (M9) and its put kept (M10)."""
@@ -117,13 +119,15 @@ class _Verification:
         for name, body in self._rows(self._files.data, "key"):
             self._check_text(name, "key")
             digest += _share(b"\x92", name, body)
+            self._own_keys += name < BEHIND_SYSTEM
             record = records.decode(body)
             if record.revision > kept_since:
                 self._check_change(name, record.revision, body)
             if record.lease:
                 leased += 1
-                listed = self._transaction.get(hashed_key(record.lease, name), db=self._files.attached)
-                if listed is None or listed[SEAL_BYTES:] != name:
+                at = hashed_key(record.lease, name)
+                listed = self._transaction.get(at, db=self._files.attached)
+                if listed is None or self._files.unseal(at, listed) != name:
                     raise self._damaged(f"key {name[:60]!r} is not listed under its lease {record.lease}")
         if leased != self._entries(self._files.attached):
             raise self._damaged("its leases list other keys than are attached to them")
@@ -151,7 +155,7 @@ class _Verification:
             if self._position.gaps:
                 continue
             if revision <= self._position.history:
-                raise self._damaged(f"it has a tombstone of {name[:60]!r}, and has missed nothing")
+                raise self._damaged(f"it has a tombstone of {name[:60]!r}, whose deletion is not kept")
             if self._transaction.get(name, db=self._files.data) is not None:
                 raise self._damaged(f"it has a tombstone of {name[:60]!r}, and that key")
             self._check_change(name, revision, NOTHING)
@@ -185,12 +189,6 @@ class _Verification:
         if bytes(outlines.decode(self._files.unseal(at, data)).after) != after:
             raise self._damaged(f"what is kept of {name[:60]!r} at revision {revision} is something else")
         self._led_to += 1
-
-    def _check_attached(self) -> None:
-        """Each under the hash of its key; that they are all of them is known from the records (M9)."""
-        for name, body in self._rows(self._files.attached, "key of a lease"):
-            if hashed_key(int.from_bytes(name[:NUMBER_BYTES], "big"), body) != name:
-                raise self._damaged(f"key {body[:60]!r} is listed under a lease where it does not belong")
 
     def _kept_since(self) -> int:
         """Whatever was put after this revision has left a change."""

@@ -22,8 +22,7 @@ from kvlog.watching.wanted import Wanted
 from kvlog.watching.watcher import Watcher
 
 WATCHERS_MAX = 3_000
-"""Watchers at a time. Each holds one of the server's connections (front.CONNECTIONS_MAX), of which reads and writes
-need some, too."""
+"""Watchers at a time. Each holds a connection (front.CONNECTIONS_MAX); reads and writes need some, too."""
 
 READERS = 4
 """Threads that read the past: more would not be faster, as what they do is mostly Python's work."""
@@ -32,9 +31,8 @@ READERS = 4
 class WatchHub:
     """All watches of a node; see the module's docstring. ``open`` and ``close`` are for one event loop only."""
 
-    def __init__(self, store: Store, *, watchers_max: int = WATCHERS_MAX) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._watchers_max = watchers_max
         self._feed = Feed(self._ask)
         self._lookout = Lookout(store, self._feed.interests)
         self._opened = 0
@@ -54,8 +52,8 @@ class WatchHub:
         self._stopping = True
         self._wake.set()
         self._taken.set()
-        self._readers.shutdown(wait=False, cancel_futures=True)
         self._thread.join(timeout_s)
+        self._readers.shutdown(wait=True, cancel_futures=True)  # each reads one more piece at most
 
     def applied(self, _: Position) -> None:
         """Something has been applied to the store; on any thread, and it costs nothing while nobody watches."""
@@ -73,8 +71,8 @@ class WatchHub:
             Unavailable: there are as many watchers as may be.
             HistoryTrimmed, GapsInHistory: what happened from there on cannot be told.
         """
-        if self._opened >= self._watchers_max:
-            raise Unavailable(f"{self._watchers_max} watchers are connected to this node already")
+        if self._opened >= WATCHERS_MAX:
+            raise Unavailable(f"{WATCHERS_MAX} watchers are connected to this node already")
         self._loop = asyncio.get_running_loop()
         self._opened += 1
         try:

@@ -57,6 +57,7 @@ def test_a_backup_is_the_snapshot_and_says_what_it_holds(node: NodeStandIn, snap
     assert float(said["seconds"]) < 30
     assert verified.code == 0, verified.err
     assert (shown(verified.out)["keys"], shown(verified.out)["requests"]) == ("7", "0")
+    assert shown(verified.out)["history"] == "19 revisions, back to the state at 0"
     assert verified.out.endswith("the backup is whole\n")
     assert not [path for path in tmp_path.iterdir() if path.name not in ("backup", "node")]
 
@@ -72,7 +73,8 @@ def test_as_json_backup_and_verify_say_the_same(node: NodeStandIn, snapshot: byt
     assert made.pop("seconds") < 30
     assert made.pop("passed_over") == [f"{down} does not answer: connection refused"]
     assert (made["index"], made["revision"], made["cluster"], made["node"]) == (19, 19, "c1", "n1")
-    assert verified == made | {"keys": 7, "requests": 0, "file": str(file), "whole": True}
+    holds = {"keys": 7, "requests": 0, "kept_revisions": 19, "told_from": 0}
+    assert verified == made | holds | {"file": str(file), "whole": True}
 
 
 def test_a_file_is_not_overwritten_without_force(node: NodeStandIn, snapshot: bytes, tmp_path: Path):

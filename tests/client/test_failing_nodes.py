@@ -267,7 +267,10 @@ def test_a_batch_that_stops_says_how_much_is_done(make_client: MakeClient, make_
     half = b'{"done": 1000, "revision": 10}\n' + stop
     client = make_client(make_node([Reply(200, end), Reply(200, half)]), timeout=0.4)
 
-    with pytest.raises(BatchStopped, match="5000 operations of the batch are committed") as caught:
+    with pytest.raises(
+        BatchStopped,
+        match="5000 operations of the batch are committed; then, in the piece that begins with operation 4001",
+    ) as caught:
         client.batch(Delete(f"k{number}") for number in range(8000))
 
     assert caught.value.done == 5000
@@ -299,18 +302,21 @@ def test_a_closed_client_asks_nothing(make_client: MakeClient, make_node: MakeNo
     assert node.asked == []
 
 
-def test_closing_a_client_ends_the_calls_that_pause(make_client: MakeClient):
+def test_closing_a_client_ends_the_calls_that_pause(make_client: MakeClient, make_node: MakeNode):
     """Nobody waits for a deadline that means nothing any more."""
-    client = make_client(dead(), timeout=20.0)
+    busy = problem(503, "unavailable")
+    node = make_node([Reply(503, busy.body, busy.headers | {"Retry-After": "2"})])
+    client = make_client(node, timeout=20.0)
 
     with ThreadPoolExecutor(1) as pool:
-        began = time.monotonic()
         getting = pool.submit(client.get, "k")
-        time.sleep(0.3)  # it asks, is refused, and pauses
+        node.wait_for(1)
+        time.sleep(0.2)  # it has its answer, and pauses for two seconds
+        began = time.monotonic()
         client.close()
         with pytest.raises(Closed):
             getting.result(5)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 1.0
 
 
 def test_many_threads_share_a_bounded_number_of_connections(make_node: MakeNode):

@@ -129,6 +129,16 @@ def test_a_lease_is_lost_when_its_time_is_over_without_an_answer(make_client: Ma
         assert wait_until(lease.lost.is_set, 0.3)
 
 
+def test_a_keep_alive_that_fails_at_once_is_not_repeated_without_a_pause(make_client: MakeClient, leases: Leases):
+    """A few times within the lease's time, and then it is lost."""
+    client = make_client(leases.node)
+    leases.instead["POST /v1/leases/"] = [problem(400, "bad-request")]
+
+    with pytest.raises(LeaseLost, match="it is bad-request"), client.lease(1.0) as lease:
+        assert wait_until(lease.lost.is_set, 1.5)
+    assert 2 <= len(leases.asked("POST /v1/leases/")) <= 10
+
+
 def test_a_lease_outlives_a_node(make_client: MakeClient, make_node: MakeNode, leases: Leases):
     """A keep-alive that fails is sent to the next one."""
     first = make_node(leases.answer)

@@ -12,6 +12,9 @@ import pytest
 
 from kvlog import Client
 from kvlog.client import Closed, HistoryTrimmed, NoNodes
+from kvlog.client.caller import Stream
+from kvlog.client.messages import Failure, Request
+from kvlog.client.steps import Send
 from kvlog.processes import free_ports, wait_until
 
 from .scripted_node import HANG, Asked, Reply, ScriptedNode, committed, problem
@@ -85,10 +88,27 @@ def test_a_node_that_is_silent_for_three_heartbeats_is_left(make_client: MakeCli
     silent = streaming(make_node, progress(8))
     talking = streaming(make_node, progress(8), change(9))
 
-    with make_client(silent, talking).watch("p/", heartbeat=1) as watch:
+    with make_client(silent, talking, timeout=30.0).watch("p/", heartbeat=1) as watch:
         began = time.monotonic()
         assert next(watch).revision == 9
         assert 2.5 < time.monotonic() - began < 4.5
+
+
+def test_a_stream_may_pause_for_longer_than_a_call_may_take(make_client: MakeClient, make_node: MakeNode):
+    """Three heartbeats are its bound, and not the client's time."""
+    node: list[ScriptedNode] = []
+
+    def told() -> Iterator[bytes]:
+        yield progress(8)
+        node[0].closing.wait(1.2)
+        yield change(9)
+        node[0].closing.wait(60)
+
+    node.append(make_node(lambda _: Reply(200, headers={"Content-Type": "text/event-stream"}, stream=told())))
+
+    with make_client(node[0], timeout=0.4).watch("p/", heartbeat=2) as watch:
+        assert next(watch).revision == 9
+    assert len(node[0].asked) == 1
 
 
 def test_a_node_that_does_not_even_begin_costs_its_share(make_client: MakeClient, make_node: MakeNode):
@@ -215,6 +235,19 @@ def test_closing_a_watch_ends_a_blocked_iterator_within_a_second(
         watch.close()
         assert waiting.result(WAIT_S) == []
         assert time.monotonic() - began < 1.0
+
+
+def test_a_stream_that_is_closed_before_it_is_connected_is_not_waited_for(make_node: MakeNode):
+    """Whoever closes it may come in just before its connection is there to be ended."""
+    stream = Stream(3.0)
+    stream.closing.set()
+
+    began = time.monotonic()
+    found = stream.open(Send(make_node([HANG]).address, Request("GET", "/v1/watch"), 5.0))
+    stream.close()
+
+    assert isinstance(found, Failure)
+    assert time.monotonic() - began < 1.0
 
 
 def test_closing_the_client_ends_its_watches(make_client: MakeClient, make_node: MakeNode):

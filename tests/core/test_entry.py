@@ -173,6 +173,29 @@ def test_what_is_whole_but_no_entry_says_why(body: bytes, reason: str):
         decode_entry(12, with_checksum(body))
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"key":"gone"', b'"key":""'),
+        (b'"key":"gone"', b'"key":"' + b"k" * 512 + b'"'),
+        (b'"create":7', b'"create":-7'),
+        (b'"create":7', b'"create":9223372036854775808'),
+        (b'"version":1', b'"version":1.5'),
+        (b'"version":1', b'"version":1,"lease":-1'),
+        (b'"value":"v"', b'"value":"v","encoding":"base64"'),
+        (b'"value":"v"', b'"value":"v","encoding":"rot13"'),
+        (b'"time_ms":123', b'"time_ms":1000000000000000000000'),
+    ],
+)
+def test_what_no_store_could_hold_is_no_entry(before: bytes, after: bytes):
+    """However good its checksum is: otherwise each node would take its own store to be broken (N4)."""
+    body = encoded().split(b"\n")[0]
+    assert before in body
+
+    with pytest.raises(BadEntry, match="log entry 12"):
+        decode_entry(12, with_checksum(body.replace(before, after)))
+
+
 def test_an_unknown_effect_is_no_entry():
     """An operation that this version does not know is never skipped in silence."""
     body = encoded().split(b"\n")[0].replace(b'"op":"delete"', b'"op":"append"')

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlog.core import machine
+from kvlog.core import applying
+from kvlog.core.applying import DROPPED_MAX, apply_entry, fill_entry, open_gap
 from kvlog.core.commands import update
 from kvlog.core.entry import ENTRY_BYTES_MAX, NO_HASH, Delete, LogEntry, Put, Request
 from kvlog.core.evaluate import evaluate
 from kvlog.core.machine import (
     DIGEST_MODULUS,
-    DROPPED_MAX,
     HISTORY_REVISIONS,
     Change,
     Changes,
@@ -23,11 +23,8 @@ from kvlog.core.machine import (
     Position,
     Record,
     Remembered,
-    apply_entry,
     digest_of,
     digest_of_request,
-    fill_entry,
-    open_gap,
     record_after,
 )
 from kvlog.errors import InvariantViolation
@@ -563,7 +560,7 @@ def test_a_deletion_that_is_dropped_leaves_a_later_tombstone_alone():
 
 def test_a_lowered_number_of_revisions_is_reached_step_by_step(monkeypatch: pytest.MonkeyPatch):
     """No entry drops more than DROPPED_MAX changes and a request's; the floor says how far it has come."""
-    monkeypatch.setattr(machine, "DROPPED_MAX", 5)
+    monkeypatch.setattr(applying, "DROPPED_MAX", 5)
     past = Past()
     for number in range(12):
         past.one(("a", b"%d" % number), ("b", b"%d" % number))

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.core.applying import apply_entry
 from kvlog.core.commands import Settle, fingerprint, update
 from kvlog.core.entry import OWN_ID, Delete, Effect, LogEntry, Put, Request
 from kvlog.core.evaluate import evaluate
-from kvlog.core.machine import Identity, Position, Remembered, apply_entry, record_after
+from kvlog.core.machine import Identity, Position, Remembered, record_after
 from kvlog.errors import InvariantViolation
 from kvlog.memory_store import MemoryTransaction
 from tests.chain import Chain

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from kvlog.core.commands import update
+from kvlog.core.commands import Grant, Revoke, SetKey, Txn, Unchanged, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
 from kvlog.core.events import WriteSubmitted
 from kvlog.core.values import Ack, Refused, Unknown
-from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
+from kvlog.core.writer import BATCH_WRITES_MAX, NOBODY, QUEUE_MAX, SEARCHES_MAX, Writer
 from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 from tests.core.answers import Landed
@@ -152,7 +152,7 @@ def test_a_committed_write_says_so_at_its_deadline(bench: Bench):
 
 def test_a_full_queue_refuses(bench: Bench):
     """What waits is bounded; one more is refused at once, and nothing else is."""
-    bench.submit(*range(QUEUE_MAX))
+    bench.submit(*range(1, QUEUE_MAX + 1))
 
     assert refused(bench.submit(9_999), 9_999)
     assert len(bench.writer.take_queue()) == QUEUE_MAX
@@ -367,6 +367,37 @@ def test_an_entry_takes_as_much_as_fits(bench: Bench):
     assert values == ["key1", "key2", "key3"]
 
 
+def test_what_a_leader_wants_by_itself_ends_with_its_leadership(bench: Bench):
+    """Until it leads again, another leader may have confirmed that a lease lives that it was about to end (E2)."""
+    bench.submit(1)
+    bench.writer.submit(WriteSubmitted(NOBODY, Revoke(7_000), Ack.LOG, 9.0))
+    bench.submit(2)
+
+    assert [write.token for write in bench.writer.take_queue()] == [1, 2]
+    assert bench.writer.idle
+
+
+def test_an_entry_takes_a_few_writes_whose_conditions_need_a_search(bench: Bench):
+    """So that finding out whether they hold does not keep the leader from everything else; the rest comes next."""
+    for number in range(1, SEARCHES_MAX + 2):
+        unchanged = Txn((SetKey(f"k{number}", b"v"),), (Unchanged("other", bench.chain.position.revision),))
+        bench.writer.submit(WriteSubmitted(number, unchanged, Ack.LOG, 9.0))
+
+    first = bench.see(bench.land(bench.append()))
+    second = bench.see(bench.land(bench.append()))
+
+    assert (len(first), len(second)) == (SEARCHES_MAX, 1)
+
+
+def test_a_lease_that_is_being_granted_is_no_change_of_the_keys(bench: Bench):
+    """Neither before it is applied nor afterwards: a condition must not depend on that."""
+    unchanged = Txn((SetKey("k", b"v"),), (Unchanged("", bench.chain.position.revision),))
+    bench.writer.submit(WriteSubmitted(1, Grant(5_000), Ack.LOG, 9.0))
+    bench.writer.submit(WriteSubmitted(2, unchanged, Ack.LOG, 9.0))
+
+    assert bench.see(bench.land(bench.append())) == committed((1, 1), (2, 2))
+
+
 def test_an_entry_has_a_bounded_number_of_writes(bench: Bench):
     """BATCH_WRITES_MAX at most, the rest in the next one."""
     bench.submit(*range(BATCH_WRITES_MAX + 1))
@@ -434,3 +465,24 @@ def test_an_append_in_flight_is_unknown_behind_an_installed_snapshot(bench: Benc
     bench.writer.lost()  # ZooKeeper's answer, or that there is none, comes late
     assert bench.see(bench.chain.barrier("n2", epoch=6)) == []
     assert bench.writer.idle
+
+
+def test_what_is_pending_counts_as_changed(bench: Bench):
+    """A write that is in the log and not applied yet breaks the condition that nothing has changed (W5)."""
+    bench.submit(1, key="a")
+    bench.see(bench.land(bench.append()))
+    for token, prefix in enumerate(["a", "c", ""], start=2):
+        command = Txn((SetKey("b", b"1"),), (Unchanged(prefix, 0),))
+        bench.writer.submit(WriteSubmitted(token, command, Ack.LOG, 9.0))
+    item = bench.land(bench.append())
+
+    assert [request.failed for request in item.entry.requests] == ["condition", "", "condition"]
+
+
+def test_a_lease_that_is_pending_changes_no_key(bench: Bench):
+    """Leases are under keys of kvlog's own, which no client's condition is about (W5)."""
+    bench.writer.submit(WriteSubmitted(1, Grant(5_000), Ack.LOG, 9.0))
+    bench.writer.submit(WriteSubmitted(2, Txn((SetKey("b", b"1"),), (Unchanged("", 0),)), Ack.LOG, 9.0))
+    item = bench.land(bench.append())
+
+    assert [request.failed for request in item.entry.requests] == ["", ""]

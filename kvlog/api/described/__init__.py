@@ -1,0 +1,1 @@
+"""The API in tables: what ``openapi`` makes the description of."""
