@@ -540,6 +540,20 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(server: Server, path: 
     assert path == "raises-later" or server.saw("breaks closed")
 
 
+def test_answers_that_break_off_at_the_same_time_are_all_cut(server: Server):
+    """And none of the others, though all connections are looked through in one go."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(100)]
+        others = [stack.enter_context(Client(server.port)) for _ in range(100)]
+        for client in clients:
+            client.ask("GET /raises-later")
+        for client in clients:
+            client.wait_until_closed()
+        for other in others:
+            other.ask("GET /echo")
+            assert other.answer().status == 200
+
+
 def test_only_bytes_are_an_answer(server: Server):
     """Text is an error of the application: Granian would send nothing in its place."""
     assert server.get("GET /no-bytes").status == 500

@@ -117,6 +117,8 @@ class Front:
         self._threads = 0
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_cut: list[Scope] = []
+        self._cutting = asyncio.Lock()
 
     def stop(self) -> None:
         """End the handlers that are under way, and start no other one; from any thread.
@@ -165,9 +167,9 @@ class Front:
         finally:
             self._tasks.discard(task)
             incoming.close()
-        self._end(task, scope, proto, send)
+        await self._end(task, scope, proto, send)
 
-    def _end(self, task: asyncio.Task[None], scope: Scope, proto: Exchange, send: Send) -> None:
+    async def _end(self, task: asyncio.Task[None], scope: Scope, proto: Exchange, send: Send) -> None:
         """Bring an answer to its end, whatever its handler has made of it."""
         if task.cancelled() and not proto.answered:
             self._refuse(send, STOPPING)
@@ -182,8 +184,16 @@ class Front:
             respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, problem_body("internal-error", BROKEN))
         elif proto.stream is not None:
             if error is not None:
-                cut(scope)
+                await self._cut(scope)
             proto.stream.end()
+
+    async def _cut(self, scope: Scope) -> None:
+        """Close a connection; those that are to be closed at the same time go together."""
+        self._to_cut.append(scope)
+        async with self._cutting:
+            scopes, self._to_cut = self._to_cut, []
+            if scopes:
+                await asyncio.to_thread(cut, *scopes)
 
     def _stop(self) -> None:
         self._stopping = True
