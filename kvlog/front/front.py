@@ -85,6 +85,9 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
     )
 
 
+ENDING_S = 1.0
+"""How long the clients of streams have to read their ends when the node stops."""
+
 STOPPING = "this node is stopping; ask another one"
 
 
@@ -116,9 +119,10 @@ class Front:
         self._under_way = 0
         self._threads = 0
         self._stopping = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[Scope, Exchange]] = {}
         self._to_cut: list[Scope] = []
         self._cutting = asyncio.Lock()
+        self._last_cut: asyncio.Task[None] | None = None  # what nobody holds may go before it is done
 
     def stop(self) -> None:
         """End the handlers that are under way, and start no other one; from any thread.
@@ -160,12 +164,12 @@ class Front:
             return
         proto = Exchange(incoming, send)
         task = asyncio.create_task(handler(scope, proto))
-        self._tasks.add(task)
+        self._tasks[task] = scope, proto
         incoming.watch(task.cancel)
         try:
             await asyncio.wait((task,))
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
             incoming.close()
         await self._end(task, scope, proto, send)
 
@@ -197,8 +201,15 @@ class Front:
 
     def _stop(self) -> None:
         self._stopping = True
+        streams = [scope for scope, proto in self._tasks.values() if proto.stream is not None]
         for task in tuple(self._tasks):
             task.cancel()
+        if streams:
+            asyncio.get_running_loop().call_later(ENDING_S, self._cut_off, streams)
+
+    def _cut_off(self, streams: list[Scope]) -> None:
+        """Close the connections of streams whose clients do not read the end: the server would wait for them."""
+        self._last_cut = asyncio.create_task(asyncio.to_thread(cut, *streams))
 
     # --- the pool of threads ------------------------------------------------------------------------------
 
