@@ -16,7 +16,7 @@ from typing import Any
 from kvlog.cli.console import document, note, say
 from kvlog.cli.data import connect
 from kvlog.cli.http import Answer, Nodes, done
-from kvlog.cli.show import line
+from kvlog.cli.show import counted, line
 from kvlog.cli.user_commands import GrantLease, KeepLeaseAlive, RevokeLease, RunLocked
 from kvlog.client import ClientError, LeaseLost, Lock
 from kvlog.errors import CommandFailed, NotMet, Unavailable
@@ -84,7 +84,7 @@ def revoke_lease(command: RevokeLease) -> None:
     if command.target.as_json:
         document({"lease": command.lease, "deleted": body.get("deleted", 0), "revision": body.get("revision")})
     else:
-        say(f"lease {command.lease} is revoked; {body.get('deleted', 0)} keys went away with it")
+        say(f"lease {command.lease} is revoked, and {counted(body.get('deleted', 0), 'key')} with it")
 
 
 def _lease_body(answer: Answer, lease: int) -> dict[str, Any]:

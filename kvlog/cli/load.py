@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from kvlog.cli.commands import PROGRAM
 from kvlog.cli.console import document, progress, say
 from kvlog.cli.data import STDIN, connect, named, opened
+from kvlog.cli.show import counted
 from kvlog.cli.user_commands import LoadFile
 from kvlog.client import BatchStopped, Delete, Progress, Put
 from kvlog.errors import CommandFailed
@@ -91,7 +93,7 @@ def load_file(command: LoadFile) -> None:
     with (
         connect(command.target) as client,
         opened(command.file) as source,
-        progress(f"loading {named(command.file)}", lambda count: f"{count} lines") as report,
+        progress(f"loading {named(command.file)}", lambda count: counted(count, "line")) as report,
     ):
 
         def tell(now: Progress) -> None:
@@ -110,14 +112,14 @@ def load_file(command: LoadFile) -> None:
     if command.target.as_json:
         document({"operations": result.operations, "revision": result.revision})
     else:
-        say(f"{result.operations} puts and deletes are done; the last ones stand at revision {result.revision}")
+        say(f"{counted(result.operations, 'operation')} done, the last at revision {result.revision}")
 
 
 def _how_to_go_on(file: Path, done: int) -> str:
     if not done:
         return "nothing of it was done; mend that, and run the same command again"
-    rest = f"tail -n +{done + 1} {'FILE' if file == STDIN else file} | {PROGRAM} load -"
-    return f"the first {done} lines are done; mend that, and do the others with `{rest}`"
+    rest = f"tail -n +{done + 1} {'FILE' if file == STDIN else quote(str(file))} | {PROGRAM} load -"
+    return f"the lines before line {done + 1} are done; mend that, and do the others with `{rest}`"
 
 
 def _count_lines(file: Path) -> int:

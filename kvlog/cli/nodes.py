@@ -169,7 +169,7 @@ def transfer_lead(command: TransferLead) -> None:
     if command.as_json:
         document({"from": leader.node} | body)
         return
-    say(f"{leader.node} leads no longer; `{PROGRAM} status` shows who does")
+    say(f"{leader.node} has handed over: {body.get('result', f'`{PROGRAM} status` shows who leads')}")
 
 
 def catch_up(command: CatchUp) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvlog.cli.console import document, note, say
 from kvlog.cli.data import connect
-from kvlog.cli.show import item_fields, line, maybe_item, moment, printable, row, value_text
+from kvlog.cli.show import counted, item_fields, line, maybe_item, moment, printable, row, value_text
 from kvlog.cli.user_commands import ExplainKey, RollBack, ShowDiff, ShowHistory
 from kvlog.client import Version
 from kvlog.errors import NotMet
@@ -62,9 +62,10 @@ def roll_back(command: RollBack) -> None:
         names = ("changes", "revision", "index", "replayed")
         document({name: getattr(done, name) for name in names} | {"dry_run": command.dry_run})
     elif command.dry_run:
-        say(f"{done.changes} keys would change; without --dry-run they do")
+        say(f"{counted(done.changes, 'key')} would be rolled back; leave --dry-run out to do it")
     elif done.changes:
-        say(f"{done.changes} keys are as at revision {command.revision}, by revision {done.revision}")
+        what = counted(done.changes, "key")
+        say(f"{what} rolled back to revision {command.revision}, as revision {done.revision}")
     else:
         say(f"nothing had to be changed: all is as at revision {command.revision}")
 

@@ -9,7 +9,7 @@ from kvlog.cli import backup, data, leases, load, nodes, past, recover, restore,
 from kvlog.cli import commands as of
 from kvlog.cli import user_commands as users
 from kvlog.cli.completion import print_completion
-from kvlog.client import BadRequest, ClientError, ConditionFailed, LockHeld, NoNodes, Unknown
+from kvlog.client import BadRequest, ClientError, ConditionFailed, LockHeld, NoNodes, NoSuchLease, Unknown
 from kvlog.errors import CommandFailed, NotMet, SettingsError
 
 _DO: dict[type[Any], Callable[[Any], None]] = {
@@ -52,7 +52,7 @@ def run(command: of.Command, environment: Mapping[str, str]) -> int:
         if isinstance(command, users.RunLocked):
             return leases.run_locked(command, environment)
         _DO[type(command)](command)
-    except (ConditionFailed, LockHeld) as error:
+    except (ConditionFailed, LockHeld, NoSuchLease) as error:
         raise NotMet(str(error)) from error
     except BadRequest as error:
         raise SettingsError(str(error)) from error

@@ -68,6 +68,11 @@ def harmless(value: bytes) -> bool:
     return all(one.isprintable() or one in TEXT_SPACES for one in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of them."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def moment(time_ms: int) -> str:
     """A time in UTC, of milliseconds since 1970."""
     seconds, milliseconds = divmod(time_ms, 1000)

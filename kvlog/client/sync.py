@@ -45,8 +45,7 @@ class Txn(TxnBuilder):
         Raises:
             BadRequest: there is nothing to do in it, or it makes no sense; TooLarge, if it is too large.
             NoSuchLease: it hangs a key on a lease that has ended.
-            Refused: it did not happen.
-            Unknown: it was sent, and what became of it is not known.
+            Refused: it did not happen. Unknown: it was sent, and what became of it is not known.
         """
         return self._caller.do(writes.txn(self._body(), ack=ack, request_id=request_id or writes.new_id()))
 

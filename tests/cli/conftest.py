@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 
+from kvlog.client import Client
 from kvlog.cluster import Cluster
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import ProcessKeeper, free_ports
@@ -214,9 +215,10 @@ def zk(ensemble: LocalEnsemble) -> Iterator[Zk]:
 
 @dataclass(frozen=True)
 class Users:
-    """A real cluster and the users' commands, on keys that no other test has."""
+    """A real cluster and the users' commands, on keys that no other test has; a client prepares and looks."""
 
     cluster: Cluster
+    client: Client
     prefix: str
 
     @property
@@ -248,7 +250,16 @@ class Users:
 
     def put(self, name: str, value: str) -> int:
         """Write a key of this test; returns the revision."""
-        return int(self.json("put", self.key(name), value)["revision"])
+        return self.client.put(self.key(name), value).revision
+
+    def delete(self, name: str) -> int:
+        """Delete a key of this test; returns the revision."""
+        return self.client.delete(self.key(name)).revision
+
+    def value(self, name: str) -> str | None:
+        """What a key of this test holds; None if it is not there."""
+        item = self.client.get(self.key(name))
+        return item and item.text
 
 
 @pytest.fixture(scope="session")
@@ -263,7 +274,14 @@ def cluster(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]
         node.kill()
 
 
+@pytest.fixture(scope="session")
+def client(cluster: Cluster) -> Iterator[Client]:
+    """A client of them."""
+    with Client([node.address for node in cluster.nodes], timeout=30) as client:
+        yield client
+
+
 @pytest.fixture
-def users(cluster: Cluster) -> Users:
+def users(cluster: Cluster, client: Client) -> Users:
     """The users' commands."""
-    return Users(cluster, f"{uuid.uuid4().hex[:8]}/")
+    return Users(cluster, client, f"{uuid.uuid4().hex[:8]}/")

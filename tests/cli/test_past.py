@@ -9,7 +9,7 @@ def test_a_history_has_a_line_for_each_version(users: Users):
     """The newest first: revision, time, put or delete, value."""
     first = users.put("k", "v1")
     second = users.put("k", "two\nlines")
-    third = users.json("delete", users.key("k"))["revision"]
+    third = users.delete("k")
     lines = [line.split("\t") for line in users.done("history", users.key("k")).splitlines()]
 
     assert [[line[0], *line[2:]] for line in lines] == [
@@ -26,7 +26,7 @@ def test_a_history_has_a_line_for_each_version(users: Users):
 def test_a_history_as_json_has_the_items(users: Users):
     """A version in each line; a deletion has no value."""
     revision = users.put("k", "v1")
-    users.done("delete", users.key("k"))
+    users.delete("k")
     deleted, put = users.lines("history", users.key("k"))
 
     assert (deleted["op"], "value" in deleted) == ("delete", False)
@@ -47,7 +47,7 @@ def test_a_diff_shows_what_was_and_what_is(users: Users):
     users.put("gone", "v")
     users.put("same", "v")
     start = users.put("changed", "old")
-    users.done("delete", users.key("gone"))
+    users.delete("gone")
     users.put("changed", "new")
     end = users.put("added", "v")
     users.put("later", "v")
@@ -65,24 +65,24 @@ def test_a_diff_shows_what_was_and_what_is(users: Users):
 
 
 def test_a_rollback_brings_keys_back(users: Users):
-    """First said, then done, as a new revision; done again it changes nothing."""
+    """First said, then done, as a new revision; to go back to that one changes nothing."""
     users.put("a", "old")
     revision = users.put("b", "old")
     users.put("a", "new")
-    users.done("delete", users.key("b"))
+    users.delete("b")
     flags = (revision, "--prefix", users.prefix)
     said = users.done("rollback", *flags, "--dry-run")
-    before = users.done("list", users.prefix)
+    before = users.value("a"), users.value("b")
     done = users.json("rollback", *flags)
-    again = users.done("rollback", *flags)
+    nothing = users.done("rollback", done["revision"], "--prefix", users.prefix)
 
-    assert said == "2 keys would change; without --dry-run they do\n"
-    assert before.endswith("\tnew\n")
+    assert said == "2 keys would be rolled back; leave --dry-run out to do it\n"
+    assert before == ("new", None)
     assert (done["changes"], done["dry_run"]) == (2, False)
-    assert [line.split("\t")[1:] for line in users.done("list", users.prefix).splitlines()] == [
-        [str(done["revision"]), "old"]
+    assert [(item.revision, item.text) for item in users.client.list(users.prefix)] == [
+        (done["revision"], "old")
     ] * 2
-    assert again == f"nothing had to be changed: all is as at revision {revision}\n"
+    assert nothing == f"nothing had to be changed: all is as at revision {done['revision']}\n"
 
 
 def test_a_rollback_of_one_key_leaves_the_others(users: Users):
@@ -92,8 +92,8 @@ def test_a_rollback_of_one_key_leaves_the_others(users: Users):
     users.put("ab", "new")
     said = users.done("rollback", revision, "--key", users.key("a"))
 
-    assert said.startswith(f"1 keys are as at revision {revision}, by revision ")
-    assert (users.done("get", users.key("a")), users.done("get", users.key("ab"))) == ("old", "new")
+    assert said.startswith(f"1 key rolled back to revision {revision}, as revision ")
+    assert (users.value("a"), users.value("ab")) == ("old", "new")
 
 
 def test_explain_says_it_in_sentences(users: Users):

@@ -1,6 +1,5 @@
 """watch and log tail on a real cluster: what comes, as it comes, until somebody ends it."""
 
-import json
 import signal
 from threading import Thread
 
@@ -26,7 +25,7 @@ def test_a_watch_shows_what_is_written_as_it_comes(users: Users):
 
         assert wait_until(put, 20)
         revision = users.put("k", "a\ttab")
-        deleted = users.json("delete", users.key("k"))["revision"]
+        deleted = users.delete("k")
         assert wait_until(lambda: lines[-1:] == [f"{deleted}\tdelete\t{users.key('k')}\n"], 20)
         process.send_signal(signal.SIGINT)
         reader.join(20)
@@ -38,19 +37,7 @@ def test_a_watch_shows_what_is_written_as_it_comes(users: Users):
 def test_a_watch_begins_where_it_is_told(users: Users):
     """And ends after so many events; as JSON each revision is a document."""
     first = users.put("a", "v1")
-    users.done(
-        "txn",
-        "-",
-        "--json",
-        stdin=json.dumps(
-            {
-                "then": [
-                    {"op": "put", "key": users.key("a"), "value": "v2"},
-                    {"op": "delete", "key": users.key("b")},
-                ]
-            }
-        ),
-    )
+    users.client.txn().put(users.key("a"), "v2").delete(users.key("b")).commit()
     second = users.put("b", "v3")
     events = users.lines("watch", users.prefix, "--from", first, "--limit", 3)
     one = users.done("watch", "--key", users.key("b"), "--from", first, "--limit", 1)
@@ -88,15 +75,11 @@ def test_the_log_is_shown_as_it_comes(users: Users, ending: signal.Signals):
 
 def test_the_log_is_shown_from_its_beginning(users: Users):
     """Its first entry says who leads; what is in the others is said in short, and in full as JSON."""
-    users.done(
-        "txn",
-        "-",
-        "--json",
-        stdin=json.dumps(
-            {"then": [{"op": "put", "key": users.key(str(number)), "value": "v"} for number in range(5)]}
-        ),
-    )
-    last = users.json("put", users.key("k"), "v")["index"]
+    together = users.client.txn()
+    for number in range(5):
+        together.put(users.key(str(number)), "v")
+    together.commit()
+    last = users.client.put(users.key("k"), "v").index
     lines = users.done("log", "tail", "--from", 0, "--limit", last + 1).splitlines()
     entries = users.lines("log", "tail", "--from", last, "--limit", 1)
 
