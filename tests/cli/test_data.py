@@ -247,6 +247,16 @@ def test_a_load_says_how_much_it_has_done(users: Users, tmp_path: Path):
     assert users.value("a") is None
 
 
+def test_a_loaded_key_hangs_on_its_lease_unless_it_was_listed(users: Users):
+    """A listed key's lease is that of another time; the put of a key says which one it means."""
+    lease = users.client.lease(60).id
+    put = {"key": users.key("a"), "value": "v", "lease": lease}
+    listed = put | {"key": users.key("b"), "create_revision": 1, "revision": 1, "version": 1}
+    users.done("load", "-", stdin=f"{json.dumps(put)}\n{json.dumps(listed)}\n")
+
+    assert [item.lease for item in users.client.list(users.prefix)] == [lease, None]
+
+
 def test_a_load_that_stops_says_where_and_how_to_go_on(users: Users, tmp_path: Path):
     """The line that is wrong, the lines that are done; the command that it names does the others."""
     file = tmp_path / "operations"
