@@ -61,6 +61,10 @@ HANDOVER_S = 5.0
 KILL_S = 10
 """How long the supervisor waits for its worker to stop before it kills it."""
 
+STOP_AGAIN_S = 1.0
+"""How often a worker that has handed over is told to stop. Its event loop loses a signal when hundreds of wake-ups
+are waiting already: when a thousand streams end at once, the supervisor's comes to nothing (measured)."""
+
 LAST_WORDS_S = 5
 """How long a worker that ends by an error may take to say so: what its stderr goes to may not be read."""
 
@@ -392,11 +396,21 @@ def _node_settings(settings: Settings, instance: str) -> NodeSettings:
 def _obey(pipe: socket.socket, runtime: Runtime, front: Front) -> None:
     """Hand over when the supervisor says so; end when it is gone."""
     try:
-        while pipe.recv(64):
+        while _told(pipe):
             runtime.ask(HandoverRequested, HANDOVER_S)
             hit("after_handover")
             front.stop()  # an answer that has no end would hold up the server's
             pipe.sendall(b"done\n")
+            pipe.settimeout(STOP_AGAIN_S)
     except ConnectionError:
         pass  # gone without having read all that was said
     os._exit(1)
+
+
+def _told(pipe: socket.socket) -> bool:
+    """Wait until the supervisor says something; false if it is gone. Meanwhile, who has handed over is to stop."""
+    while True:
+        try:
+            return bool(pipe.recv(64))
+        except TimeoutError:
+            os.kill(os.getpid(), signal.SIGTERM)

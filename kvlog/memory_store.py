@@ -10,7 +10,7 @@ import msgspec
 
 from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import SYSTEM, LogEntry
-from kvlog.core.evaluate import CHANGED_SINCE_MAX
+from kvlog.core.evaluate import CHANGED_SINCE_MAX, Search
 from kvlog.core.machine import HISTORY_REVISIONS, Changes, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Version, Versions, bytes_of
@@ -67,12 +67,12 @@ class MemoryStore:
         """See evaluate.View."""
         return tuple(sorted(key for at, key in self.state.attached if at == lease))[:limit]
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """See evaluate.View."""
         state = self.state
         if state.position.gaps or not 0 <= state.position.revision - revision <= CHANGED_SINCE_MAX:
             return revision < state.position.revision
-        if revision < state.position.history:
+        if revision < state.position.history or search.left < 0:
             return True
         since = (kept for at, kept in state.kept.items() if at > revision)
         return any(_begins(change.key, prefix) for kept in since for change in kept.changes)

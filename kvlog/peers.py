@@ -57,6 +57,9 @@ SNAPSHOT_PIECE_BYTES = 256 * 1024
 PROGRESS_S = 0.5
 REFUSAL_BYTES_MAX = 64 * 1024
 
+NOT_TAKEN = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+"""How a leader answers a forwarded write that it does not like, before anything is done."""
+
 INSTANCE_HEADER = "Kvlog-Instance"
 MSGPACK = "application/msgpack"
 
@@ -305,6 +308,8 @@ class HttpPeers:
             return NoAnswer(f"{address} gave no answer: {error}")
         if response.status == HTTPStatus.SERVICE_UNAVAILABLE:  # said before anything was done
             return Refused(f"{address} takes no more requests at the moment", retry=True)
+        if response.status in NOT_TAKEN:
+            return Refused(f"{address} does not take this write from another node: status {response.status}")
         try:
             return _forward_answers.decode(response.data).outcome()
         except msgspec.MsgspecError:

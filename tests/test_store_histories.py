@@ -212,5 +212,5 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestLives.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 assert SEGMENT_ENTRIES > 40, "these logs are shorter than a segment: indices are all that counts"

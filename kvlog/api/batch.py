@@ -155,18 +155,13 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         first, *others = piece.split(b"\n")
         begun.append(first)
         size += len(first)
+        if size > BODY_BYTES_MAX:
+            what = f"line {lines + 1} has more than {BODY_BYTES_MAX} bytes"
+            raise _Bad(lines + 1, InvalidInput(what, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
         for other in others:
             yield b"".join(begun)
             lines += 1
             begun, size = [other], len(other)
-        if size > BODY_BYTES_MAX:
-            raise _Bad(
-                lines + 1,
-                InvalidInput(
-                    f"line {lines + 1} has more than {BODY_BYTES_MAX} bytes",
-                    status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                ),
-            )
     yield b"".join(begun)
 
 

@@ -25,8 +25,8 @@ from kvlog.core.entry import REQUEST_ID_BYTES_MAX, SYSTEM, check_key, check_valu
 from kvlog.core.evaluate import check_command
 from kvlog.errors import InvalidInput
 
-ASKED_CHARACTERS_MAX = 2_000
-"""Upper bound of Txn.asked."""
+ASKED_CHARACTERS_MAX = 4_000
+"""Upper bound of Txn.asked, in which the longest key may stand with each of its bytes escaped."""
 
 
 def check_branch(name: str, branch: tuple[Operation, ...]) -> None:

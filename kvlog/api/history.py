@@ -91,9 +91,9 @@ def _history(reads: Reads, key: str, before: int | None, limit: int) -> dict[str
         for version in found.versions:
             versions.append(_version(key, version))
             room -= len(version.record.value) if version.record is not None else 0
-            before = version.revision
         if found.next is None or len(versions) == limit or room <= 0:
             break
+        before = found.next + 1  # which leads straight to that version, however deep in the past it is
     floor = found.position.history
     body = {"key": key, "revision": found.position.revision, "floor": floor, "versions": versions}
     if found.next is not None:

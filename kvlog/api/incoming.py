@@ -89,8 +89,9 @@ def pieces(bytes_max: int | None) -> Iterator[bytes]:
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(limit)
     stream = request.input_stream  # what is read later may be read when Flask has put the request aside
+    read = getattr(stream, "read1", stream.read)  # what is there, without waiting for more
     size = 0
-    while piece := stream.read(min(_PIECE_BYTES, limit + 1 - size)):
+    while piece := read(min(_PIECE_BYTES, limit + 1 - size)):
         size += len(piece)
         if size > limit:
             raise BodyTooLarge(limit)

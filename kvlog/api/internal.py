@@ -19,6 +19,9 @@ from kvlog.errors import InvalidInput
 from kvlog.peers import MSGPACK, Forward, ForwardAnswer
 from kvlog.service.service import Service
 
+FORWARD_BYTES_MAX = incoming.BODY_BYTES_MAX + 512 * 1024
+"""Upper bound of a write that is handed on: what a client leaves out in its JSON is written out in it."""
+
 _forwards = msgspec.msgpack.Decoder(Forward)
 _pushes = msgspec.msgpack.Decoder(PushBody)
 _encoder = msgspec.msgpack.Encoder()
@@ -32,7 +35,7 @@ def add_routes(app: Flask, service: Service) -> None:
     @app.post("/forward")
     def forward() -> Response:
         parameters(incoming.query())
-        wanted = forward_of(incoming.body())
+        wanted = forward_of(incoming.body(FORWARD_BYTES_MAX))
         return Response(_encoder.encode(ForwardAnswer.of(service.writes.take(wanted))), mimetype=MSGPACK)
 
     @app.post("/propagate")

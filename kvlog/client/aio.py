@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from kvlog.client import paging, reads, writes
@@ -148,6 +148,10 @@ class AsyncClient:
         """A transaction, to be put together and then committed with ``await``; see Client.txn."""
         return AsyncTxn(self._caller)
 
+    async def transact(self, body: Mapping[str, Any], *, request_id: str | None = None) -> TxnResult:
+        """A transaction in the words of ``POST /v1/txn``; see Client.transact."""
+        return await self._caller.do(writes.txn(body, ack="replicas", request_id=request_id or writes.new_id()))
+
     async def batch(
         self,
         operations: Iterable[Put | Delete],
@@ -180,9 +184,11 @@ class AsyncClient:
     ) -> AsyncWatch:
         """Every change of the keys with a prefix, for ``async for``; see Client.watch.
 
-        async with await client.watch("jobs/") as changes:
-            async for event in changes:
-                print(event.revision, event.changes)
+            async with await client.watch("jobs/") as changes:
+                async for event in changes:
+                    print(event.revision, event.changes)
+
+        A task that is cancelled while it waits for the next event loses none.
         """
         seen = self._shared.at_least(None) or 0
         feed = Feed(prefix, key, start=start, seen=seen, heartbeat=heartbeat)
@@ -190,11 +196,11 @@ class AsyncClient:
 
     def history(self, key: str) -> AsyncPages[Version]:
         """What a key has held, the newest first; see Client.history."""
-        return self._pages(paging.history(key))
+        return self._pages(paging.history(key, self._shared.at_least(None) or 0))
 
     def diff(self, start: int, end: int | None = None, prefix: str = "") -> AsyncPages[Difference]:
         """The keys that differ between two revisions; see Client.diff."""
-        return self._pages(paging.diff(start, end, prefix))
+        return self._pages(paging.diff(start, end, prefix, self._shared.at_least(None) or 0))
 
     async def rollback(
         self,
@@ -223,8 +229,10 @@ class AsyncClient:
     async def lease(self, ttl: float) -> AsyncLease:
         """Time that keys can be hung on; see Client.lease.
 
-        async with await client.lease(10) as lease:
-            await client.put("workers/7", "here", lease=lease.id)
+            async with await client.lease(10) as lease:
+                await client.put("workers/7", "here", lease=lease.id)
+
+        A task of its own keeps it alive.
         """
         return await grant(self._caller, ttl)
 

@@ -44,7 +44,8 @@ class Tally:
     def stopped(self, error: ClientError) -> BatchStopped:
         """The batch ends here."""
         done = self._before + self._in_piece
-        return BatchStopped(f"{done} operations of the batch are committed, then: {error}", done=done)
+        where = f", in the piece that begins with operation {self._before + 1}" if self._before else ""
+        return BatchStopped(f"{done} operations of the batch are committed; then{where}: {error}", done=done)
 
     @property
     def result(self) -> BatchResult:

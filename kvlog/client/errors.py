@@ -1,22 +1,25 @@
 """What the client raises: one tree, in which the first question is what became of what was asked.
 
-ClientError
-├── BadRequest            it makes no sense as it is (also a ValueError); nothing was changed
-│   ├── TooLarge          it is more than one transaction can hold
-│   └── TooManyKeys       it would change more keys at once than may be
-├── ConditionFailed       if_revision, or what a rollback asks for, does not hold; nothing was changed
-├── NoSuchLease           the lease has expired, was revoked, or never was
-├── Cancelled             the write's id was settled as cancelled: it never happens
-├── HistoryTrimmed        the revision is further back than the node remembers
-├── TooStale              no node can show that its state is as recent as was asked for
-├── Refused               it did not happen; it may be asked for again
-│   └── NoNodes           no node could do it within the time
-├── Unknown               a write that has happened or not; ``Client.settle`` finds out
-├── BatchStopped          a batch ended on the way; says how much of it is committed
-├── LockHeld              somebody else has held the lock all the time (also a TimeoutError)
-├── LeaseLost             the lease that was kept alive is gone
-├── BadAnswer             what has answered is no kvlog of this version
-└── Closed                the client, or the watch, has been closed
+    ClientError
+    ├── BadRequest            it makes no sense as it is (also a ValueError); nothing was changed
+    │   ├── TooLarge          it is more than one transaction can hold
+    │   └── TooManyKeys       it would change more keys at once than may be
+    ├── ConditionFailed       if_revision, or what a rollback asks for, does not hold; nothing was changed
+    ├── NoSuchLease           the lease has expired, was revoked, or never was
+    ├── Cancelled             the write's id was settled as cancelled: it never happens
+    ├── HistoryTrimmed        the revision is further back than the node remembers
+    ├── TooStale              no node can show that its state is as recent as was asked for
+    ├── Refused               it did not happen; it may be asked for again
+    │   └── NoNodes           no node could do it within the time
+    ├── Unknown               a write that has happened or not; ``Client.settle`` finds out
+    ├── NotRead               a transaction is committed, but what a get of it wanted could not be read
+    ├── BatchStopped          a batch ended on the way; says how much of it is committed
+    ├── LockHeld              somebody else has held the lock all the time (also a TimeoutError)
+    ├── LeaseLost             the lease that was kept alive is gone
+    ├── BadAnswer             what has answered is no kvlog of this version
+    └── Closed                the client, or the watch, has been closed
+
+The text of each says what happened, what it means, and what to do.
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ class HistoryTrimmed(ClientError):
     """What was asked for is further back than the node remembers.
 
     Attributes:
-        floor: the oldest revision whose state is known; a watch can begin at ``floor + 1``.
+        floor: the oldest revision whose state is known; a watch can begin at ``floor + 1``. Of the log: the index
+            of the first entry that is there.
     """
 
     def __init__(self, reason: str, *, floor: int = 0, status: int = 0, node: str = "") -> None:
@@ -106,6 +110,10 @@ class Unknown(ClientError):
     def __init__(self, reason: str, *, request_id: str, status: int = 0, node: str = "") -> None:
         super().__init__(reason, status=status, node=node)
         self.request_id = request_id
+
+
+class NotRead(ClientError):
+    """A transaction is committed, but what one of its gets wanted to know could not be read."""
 
 
 class BatchStopped(ClientError):

@@ -104,24 +104,24 @@ def listing(wanted: Listing) -> NextPage[Item]:
     return next_page
 
 
-def history(key: str) -> NextPage[Version]:
-    """The pages of a key's history."""
+def history(key: str, at_least: int) -> NextPage[Version]:
+    """The pages of a key's history; the first one as of revision ``at_least``, or a later one."""
 
     def next_page(page: Page[Version] | None) -> Call[Page[Version]] | None:
         if page is None:
-            return reads.history(key, None)
-        return None if page.next is None else reads.history(key, _number(page.next))
+            return reads.history(key, None, at_least)
+        return None if page.next is None else reads.history(key, _number(page.next), 0)
 
     return next_page
 
 
-def diff(start: int, end: int | None, prefix: str) -> NextPage[Difference]:
-    """The pages of what differs between two revisions."""
+def diff(start: int, end: int | None, prefix: str, at_least: int) -> NextPage[Difference]:
+    """The pages of what differs between two revisions; without ``end``, from ``at_least`` on at least."""
 
     def next_page(page: Page[Difference] | None) -> Call[Page[Difference]] | None:
         if page is None:
-            return reads.diff(start, end, prefix, "")
-        return None if page.next is None else reads.diff(start, page.revision, prefix, _key(page.next))
+            return reads.diff(start, end, prefix, "", at_least)
+        return None if page.next is None else reads.diff(start, page.revision, prefix, _key(page.next), 0)
 
     return next_page
 

@@ -155,14 +155,16 @@ def count(wanted: Listing) -> Call[int]:
     return _read(f"count {wanted.prefix!r}", "/v1/kv", read, _listing_query(wanted), wanted.options)
 
 
-def history(key: str, before: int | None) -> Call[Page[Version]]:
-    """A page of what a key has held, the newest first."""
+def history(key: str, before: int | None, at_least: int) -> Call[Page[Version]]:
+    """A page of what a key has held, the newest first, by a node that has come as far as revision ``at_least``."""
     check_key(key)
 
-    def read(answer: Answer) -> Done[Page[Version]] | None:
+    def read(answer: Answer) -> Done[Page[Version]] | Again | None:
         if answer.status != HTTPStatus.OK:
             return None
         found = msgspec.json.decode(answer.body, type=WireVersions)
+        if found.revision < at_least:
+            return _behind(found.revision, at_least)
         versions = tuple(version.seen(key) for version in found.versions)
         return Done(Page(versions, found.next, found.revision, found.floor, found.trimmed), found.revision)
 
@@ -170,13 +172,18 @@ def history(key: str, before: int | None) -> Call[Page[Version]]:
     return _read(f"history of {key!r}", "/v1/history", read, query)
 
 
-def diff(start: int, end: int | None, prefix: str, begin: str) -> Call[Page[Difference]]:
-    """A page of what differs between two revisions, from the key ``begin`` on."""
+def diff(start: int, end: int | None, prefix: str, begin: str, at_least: int) -> Call[Page[Difference]]:
+    """A page of what differs between two revisions, from the key ``begin`` on.
 
-    def read(answer: Answer) -> Done[Page[Difference]] | None:
+    Without ``end``, by a node that has come as far as revision ``at_least``.
+    """
+
+    def read(answer: Answer) -> Done[Page[Difference]] | Again | None:
         if answer.status != HTTPStatus.OK:
             return None
         found = msgspec.json.decode(answer.body, type=WireDifferences)
+        if end is None and found.to < at_least:
+            return _behind(found.to, at_least)
         return Done(Page(tuple(change.difference() for change in found.changes), found.next, found.to), found.to)
 
     query: Query = {
@@ -249,6 +256,10 @@ def _read(
 
     build(1.0)  # what cannot be sent is refused before anything is
     return Call(what, build, read)
+
+
+def _behind(revision: int, at_least: int) -> Again:
+    return Again(f"it stands at revision {revision}, and {at_least} is wanted", in_doubt=False)
 
 
 def _listing_query(wanted: Listing) -> Query:

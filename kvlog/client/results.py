@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from kvlog.client.errors import NotRead
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -99,12 +101,28 @@ class OperationResult:
     Attributes:
         op: ``put``, ``delete`` or ``get``.
         key: the key.
-        item: of a get: what the key holds after the transaction, None if it is not there.
+        found: of a get: what the key holds after the transaction, None if it is not there.
+        problem: of a get: why that could not be read, "" if it was. The transaction is committed all the same.
     """
 
     op: str
     key: str
-    item: Item | None = None
+    found: Item | None = None
+    problem: str = ""
+
+    @property
+    def item(self) -> Item | None:
+        """Of a get: what the key holds after the transaction, None if it is not there.
+
+        Raises:
+            NotRead: it could not be read.
+        """
+        if self.problem:
+            raise NotRead(
+                f"the transaction is committed, but what {self.key!r} holds after it could not be read: "
+                f"{self.problem}; get it by itself, with at= and the transaction's revision"
+            )
+        return self.found
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +149,11 @@ class TxnResult:
 
     @property
     def items(self) -> dict[str, Item | None]:
-        """What the gets have brought, by key."""
+        """What the gets have brought, by key.
+
+        Raises:
+            NotRead: one of them could not be read.
+        """
         return {result.key: result.item for result in self.results if result.op == "get"}
 
 

@@ -45,8 +45,7 @@ class Txn(TxnBuilder):
         Raises:
             BadRequest: there is nothing to do in it, or it makes no sense; TooLarge, if it is too large.
             NoSuchLease: it hangs a key on a lease that has ended.
-            Refused: it did not happen.
-            Unknown: it was sent, and what became of it is not known.
+            Refused: it did not happen. Unknown: it was sent, and what became of it is not known.
         """
         return self._caller.do(writes.txn(self._body(), ack=ack, request_id=request_id or writes.new_id()))
 
@@ -220,7 +219,9 @@ class Client:
     def txn(self) -> Txn:
         """A transaction: conditions and operations on any keys, all at once or not at all.
 
-        client.txn().when_revision("a", 7).put("a", "1").delete("b").otherwise_get("a").commit()
+            client.txn().when_revision("a", 7).put("a", "1").delete("b").otherwise_get("a").commit()
+
+        A key is written once at most in each of the two cases; up to 1,000 operations and 511 KiB go into one.
         """
         return Txn(self._caller)
 
@@ -298,7 +299,7 @@ class Client:
 
     def history(self, key: str) -> Pages[Version]:
         """What a key has held, the newest first, as far back as the node remembers; see ``Pages.trimmed``."""
-        return self._pages(paging.history(key))
+        return self._pages(paging.history(key, self._shared.at_least(None) or 0))
 
     def diff(self, start: int, end: int | None = None, prefix: str = "") -> Pages[Difference]:
         """The keys that differ between revision ``start`` and revision ``end``, by default the latest.
@@ -307,7 +308,7 @@ class Client:
             HistoryTrimmed: the state at ``start`` is not known any more.
             NoNodes: no node could answer in time.
         """
-        return self._pages(paging.diff(start, end, prefix))
+        return self._pages(paging.diff(start, end, prefix, self._shared.at_least(None) or 0))
 
     def rollback(
         self,

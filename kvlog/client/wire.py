@@ -149,16 +149,24 @@ class WireEvents(msgspec.Struct, kw_only=True):
     next: int
 
 
+class WireProblem(msgspec.Struct, kw_only=True):
+    """Why something in an answer is not there."""
+
+    detail: str
+
+
 class WireResult(msgspec.Struct, kw_only=True):
     """What one operation of a transaction has brought."""
 
     op: str
     key: str
     item: WireItem | None = None
+    problem: WireProblem | None = None
 
     def result(self) -> OperationResult:
         """It as a result."""
-        return OperationResult(self.op, self.key, self.item.item() if self.item is not None else None)
+        item = self.item.item() if self.item is not None else None
+        return OperationResult(self.op, self.key, item, self.problem.detail if self.problem is not None else "")
 
 
 class WireCommitted(msgspec.Struct, kw_only=True):
@@ -186,6 +194,7 @@ class BatchLine(msgspec.Struct, kw_only=True):
     outcome: str = ""
     operations: int = 0
     line: int | None = None
+    type: str = ""
     status: int = 503
     detail: str = ""
 

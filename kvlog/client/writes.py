@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from kvlog.client.errors import BadRequest
+from kvlog.client.judging import Problem, found_problem
 from kvlog.client.messages import Again, Answer, Call, Done, Request, node_time_ms
 from kvlog.client.operations import content_type_of, expiry_of
 from kvlog.client.reads import key_path, target
@@ -143,6 +144,7 @@ def batch(
 
     ``committed`` is told how many of them are committed whenever an answer says so.
     """
+    what = f"batch of {len(lines)} operations"
 
     def read(answer: Answer) -> Done[BatchResult] | Again | None:
         if answer.status != HTTPStatus.OK:
@@ -154,15 +156,11 @@ def batch(
         committed(len(lines) if end.outcome == "committed" else done)
         if end.outcome == "committed":
             return Done(BatchResult(end.operations, revision), revision)
-        if end.outcome and end.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            where = "" if end.line is None else f"line {end.line}: "
-            raise BadRequest(f"batch: {where}{end.detail}", status=end.status, node=answer.node)
-        reason = end.detail or "its answer ends before it says what has become of all operations"
-        refused = end.outcome == "refused"
-        return Again(reason, in_doubt=not refused, refused=refused)
+        if end.outcome:
+            return found_problem(what, answer, end.status, Problem.of(msgspec.to_builtins(end)))
+        return Again("its answer ends before it says what has become of all operations", in_doubt=True)
 
     build = _builder("POST", "/v1/batch", request_id, {"ack": ack}, LINES, b"\n".join(lines) + b"\n")
-    what = f"batch of {len(lines)} operations"
     return Call(
         what, build, read, request_id, if_unknown="send the operations again that are not known to be done"
     )
@@ -225,8 +223,8 @@ def grant(ttl: float, request_id: str) -> Call[int]:
 def keep_alive(lease: int) -> Call[float]:
     """A lease's whole time anew; the result is when that was sent. It is in no log: ask as often as you like."""
 
-    def build(_: float) -> Request:
-        return Request("POST", f"/v1/leases/{lease}/keep-alive")
+    def build(seconds: float) -> Request:
+        return Request("POST", target(f"/v1/leases/{lease}/keep-alive", {"timeout_ms": node_time_ms(seconds)}))
 
     def read(answer: Answer) -> Done[float] | None:
         return Done(answer.sent_at) if answer.status == HTTPStatus.OK else None

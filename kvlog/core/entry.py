@@ -55,6 +55,9 @@ BASE64: Literal["base64"] = "base64"
 HEADER_BYTES_MAX = 1_024
 """Room kept in an entry for everything but its requests."""
 
+REQUEST_BYTES_MAX = ENTRY_BYTES_MAX - HEADER_BYTES_MAX - 1
+"""Upper bound of one encoded request: the comma behind it needs room, too."""
+
 REQUEST_ID_BYTES_MAX = 128
 """Upper bound of a request's id."""
 
@@ -249,11 +252,10 @@ def check_fits(request: Request) -> None:
     Raises:
         InvalidInput: 413.
     """
-    if (size := len(encode_request(request))) > ENTRY_BYTES_MAX - HEADER_BYTES_MAX:
+    if (size := len(encode_request(request))) > REQUEST_BYTES_MAX:
         raise InvalidInput(
-            f"the write takes {size} bytes once encoded as JSON, the limit is "
-            f"{ENTRY_BYTES_MAX - HEADER_BYTES_MAX}; characters that JSON escapes take up to six bytes each, bytes "
-            "that are not UTF-8 a third more",
+            f"the write takes {size} bytes once encoded as JSON, the limit is {REQUEST_BYTES_MAX}; characters "
+            "that JSON escapes take up to six bytes each, bytes that are not UTF-8 a third more",
             status=413,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -32,7 +33,17 @@ from kvlog.core.commands import (
     Txn,
     Unchanged,
 )
-from kvlog.core.entry import SYSTEM, Delete, Effect, Put, Request, check_fits, encode_request, encode_value
+from kvlog.core.entry import (
+    OWN_ID,
+    SYSTEM,
+    Delete,
+    Effect,
+    Put,
+    Request,
+    check_fits,
+    encode_request,
+    encode_value,
+)
 from kvlog.core.machine import Record, Remembered
 
 LEASES = SYSTEM + "lease/"
@@ -44,6 +55,10 @@ REVOKED_BYTES_MAX = 200 * 1024
 
 CHANGED_SINCE_MAX = 10_000
 """Revisions that are looked at to find out whether anything has changed; beyond that, it counts as changed."""
+
+SEARCHED_BYTES_MAX = 32 * 1024 * 1024
+"""How much is looked at for all such conditions of one request together; beyond that, it counts as changed. The
+leader decides nothing else meanwhile."""
 
 _ESCAPED = 7
 """Bytes that JSON takes for one character or byte at most, within text that is escaped already."""
@@ -71,6 +86,13 @@ class Lease(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
 
 
+@dataclass(slots=True)
+class Search:
+    """How much may still be looked at for one request (SEARCHED_BYTES_MAX)."""
+
+    left: int = field(default_factory=lambda: SEARCHED_BYTES_MAX)
+
+
 class View(Protocol):
     """What evaluating a command may look at: the state before it."""
 
@@ -83,10 +105,10 @@ class View(Protocol):
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         """Keys that are attached to a lease, ``limit`` of them at most."""
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """Whether a key with this prefix was written or deleted after ``revision``.
 
-        True also if that cannot be told any more, or would take long to find out.
+        True also if that cannot be told any more, or would take longer to find out than ``search`` allows.
         """
 
 
@@ -124,7 +146,8 @@ def evaluate(view: View, command: Command, revision: int, *, request_id: str = "
         case Settle():
             return Request(id=request_id, cancels=True)
         case Txn():
-            met = all(_holds(view, condition) for condition in command.conditions)
+            search = Search()
+            met = all(_holds(view, condition, search) for condition in command.conditions)
             failed = "" if met else Failure.CONDITION.value
             effects = _Effects(view, revision).carry_out(command.then if met else command.otherwise)
         case Grant():
@@ -150,7 +173,14 @@ def check_command(command: Command, *, request_id_bytes: int) -> None:
     for branch in (command.then, command.otherwise):
         if sum(map(_bytes_at_most, branch)) > _SMALL_BYTES:
             effects = tuple(effect for operation in branch for effect in _widest(operation))
-            check_fits(Request(id="x" * request_id_bytes, fingerprint="0" * 32, effects=effects))
+            check_fits(
+                Request(
+                    id=OWN_ID + "x" * request_id_bytes,
+                    fingerprint="0" * 32,
+                    failed=max(Failure, key=len),
+                    effects=effects,
+                )
+            )
 
 
 def bytes_in_entry(operation: Operation) -> int:
@@ -174,9 +204,14 @@ def _widest(operation: Operation) -> list[Effect]:
     return [*effects, _put(operation, _WIDEST, _WIDEST, lease=_WIDEST)]
 
 
-def _holds(view: View, condition: Condition) -> bool:
+def searches(command: Command) -> bool:
+    """Whether it can take long to find out if its conditions hold."""
+    return isinstance(command, Txn) and any(isinstance(each, Unchanged) for each in command.conditions)
+
+
+def _holds(view: View, condition: Condition, search: Search) -> bool:
     if isinstance(condition, Unchanged):
-        return not view.changed_since(condition.prefix, condition.since)
+        return not view.changed_since(condition.prefix, condition.since, search)
     record = view.get(condition.key)
     if isinstance(condition, AnyOf):
         return (record.revision if record else 0) in condition.revisions
@@ -243,7 +278,7 @@ class _Effects:
         for operation in operations:
             if isinstance(operation, DeleteKey):
                 self._delete(operation.key)
-            elif operation.lease and _lease(self._view, operation.lease) is None:
+            elif operation.lease and not self._may_attach(operation):
                 return Failure.LEASE
             else:
                 self._set(operation)
@@ -254,6 +289,14 @@ class _Effects:
         self._granted += 1
         self._effects.append(_put_lease(number, lease, self._revision, 1))
         return number
+
+    def _may_attach(self, operation: SetKey) -> bool:
+        """Whether the lease lives, and takes the key.
+
+        One that exists for a single key ends with it: another key would be left behind on a lease that is no more.
+        """
+        lease = _lease(self._view, operation.lease)
+        return lease is not None and lease.key in ("", operation.key)
 
     def _delete(self, key: str) -> None:
         before = self._view.get(key)
@@ -270,7 +313,8 @@ class _Effects:
             self._effects.append(_put(operation, self._revision, 1, lease=lease))
             return
         self._effects.append(_put(operation, before.create, before.version + 1, lease=lease))
-        self._drop_own_lease(operation.key, before)
+        if before.lease != lease:
+            self._drop_own_lease(operation.key, before)
 
     def _drop_own_lease(self, key: str, before: Record) -> None:
         """A lease that exists for one key alone ends when the key leaves it."""

@@ -25,17 +25,16 @@ from kvlog.core.entry import (
     FORMAT,
     HEADER_BYTES_MAX,
     OWN_ID,
-    SYSTEM,
     Entry,
     Leader,
     LogEntry,
-    Request,
     encode_entry,
     encode_request,
 )
-from kvlog.core.evaluate import View, evaluate
+from kvlog.core.evaluate import View, evaluate, searches
 from kvlog.core.events import WriteSubmitted
-from kvlog.core.machine import Position, Record, Remembered, outcome_of, record_after
+from kvlog.core.machine import Position, Remembered, outcome_of
+from kvlog.core.pending import Pending
 from kvlog.core.values import Ack, Clash, Committed, Refused, Rejected, Settled, Unknown
 from kvlog.errors import invariant
 
@@ -46,6 +45,8 @@ the server's own bound is reached first; this one keeps the promise whatever ser
 BATCH_WRITES_MAX = 512
 """Writes in one entry, so that one entry never holds up the store or a push for long."""
 
+SEARCHES_MAX = 16
+"""Writes in one entry for whose conditions the past has to be searched: nothing else is decided meanwhile."""
 
 NOBODY = 0
 """The token of the leader's own writes, whose answer nobody waits for."""
@@ -83,69 +84,16 @@ class _Forming:
     index: int
     revision: int
     room: int = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
+    searches: int = 0
     requests: list[bytes] = field(default_factory=list)
     landings: list[Landing] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What the entry at ``index`` makes of a key at ``revision``."""
-
-    index: int
-    revision: int
-    record: Record | None
-
-
-class _Pending:
-    """The state as it will be once all entries are applied: the store under what is not applied yet (W5)."""
-
-    def __init__(self, store: View) -> None:
-        self._store = store
-        self._records: dict[str, _Written] = {}
-        self._requests: dict[str, Remembered] = {}
-
-    def request(self, request_id: str) -> Remembered | None:
-        return self._requests.get(request_id) or self._store.request(request_id)
-
-    def remember(self, request_id: str, outcome: Remembered) -> None:
-        self._requests[request_id] = outcome
-
-    def get(self, key: str) -> Record | None:
-        written = self._records.get(key)
-        return self._store.get(key) if written is None else written.record
-
-    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
-        found = [key for key, written in self._records.items() if written.record and written.record.lease == lease]
-        applied = self._store.attached(lease, limit + len(self._records))
-        return (*found, *(key for key in applied if key not in self._records))[:limit]
-
-    def changed_since(self, prefix: str, revision: int) -> bool:
-        hidden = "" if prefix.startswith(SYSTEM) else SYSTEM  # kvlog's own keys change without anybody's doing
-        for key, written in self._records.items():
-            if written.revision > revision and key.startswith(prefix) and not (hidden and key.startswith(hidden)):
-                return True
-        return self._store.changed_since(prefix, revision)
-
-    def write(self, request: Request, revision: int, index: int) -> None:
-        for effect in request.effects:
-            self._records[effect.key] = _Written(index, revision, record_after(effect, revision))
-
-    def applied(self, index: int) -> None:
-        if self._records:
-            self._records = {key: held for key, held in self._records.items() if held.index > index}
-        if self._requests:
-            self._requests = {name: held for name, held in self._requests.items() if held.index > index}
-
-    def clear(self) -> None:
-        self._records.clear()
-        self._requests.clear()
 
 
 class Writer:
     """See the module's docstring."""
 
     def __init__(self, store: View, *, instance: str) -> None:
-        self._pending = _Pending(store)
+        self._pending = Pending(store)
         self._instance = instance
         self._batches = 0
         self.queue: deque[WriteSubmitted] = deque()
@@ -172,8 +120,12 @@ class Writer:
         return bool(write.request_id) and self._pending.request(write.request_id) is not None
 
     def take_queue(self) -> list[WriteSubmitted]:
-        """Give back the writes that are in no entry yet: this node does not lead any more."""
-        writes = list(self.queue)
+        """Give back the writes that are in no entry yet: this node does not lead any more.
+
+        The leader's own are none of them: somebody else may lead before this node leads again, and may have
+        confirmed that a lease lives whose end was wanted here (E2).
+        """
+        writes = [write for write in self.queue if write.token != NOBODY]
         self.queue.clear()
         return writes
 
@@ -215,7 +167,11 @@ class Writer:
         return self._land(answer)
 
     def _take_in(self, write: WriteSubmitted, forming: _Forming) -> bool:
-        """Evaluate a write into the entry that forms; False if there is no room for it."""
+        """Evaluate a write into the entry that forms; False if it has to wait for the next one."""
+        if searches(write.command):
+            if forming.searches == SEARCHES_MAX:
+                return False
+            forming.searches += 1
         at, index = forming.revision, forming.index
         check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
         request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)
@@ -230,9 +186,7 @@ class Writer:
             return False
         invariant(forming.room >= 0, f"a request of {len(encoded)} bytes was let in")
         outcome = outcome_of(request, at, index)
-        self._pending.write(request, at, index)
-        if request.id:
-            self._pending.remember(request.id, outcome)
+        self._pending.write(request, outcome)
         forming.requests.append(encoded)
         forming.landings.append(Landing(write, outcome, index))
         forming.revision += 1

@@ -122,8 +122,11 @@ class Incoming:
                 raise ClientGone
             if self._ended:
                 return b""
-            # What has been asked for comes, whether it is waited for any longer or not.
-            await asyncio.shield(self._ask())
+            # What has been asked for comes, whether it is waited for any longer or not. It may be there already,
+            # and its callback still to be called: waiting for that without taking it in would never end.
+            asked = self._ask()
+            await asyncio.shield(asked)
+            self._told(asked)
         data, self._piece = self._piece, b""
         return data
 
@@ -152,6 +155,9 @@ class Incoming:
         return self._asked
 
     def _told(self, asked: asyncio.Future[Message]) -> None:
+        """Take in what has come, once."""
+        if asked is not self._asked:
+            return
         self._asked = None
         message = asked.result()
         if message["type"] == "http.disconnect":

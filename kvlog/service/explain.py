@@ -15,9 +15,9 @@ from kvlog.core.values import Arrival
 from kvlog.errors import BadEntry, Unavailable
 from kvlog.ports import Clock, EntryReader, Store
 from kvlog.runtime import Runtime
-from kvlog.service.reads import Read, Reads
+from kvlog.service.reads import PAGE_BYTES_MAX, Read, Reads
 
-FETCH_ENTRIES = 100
+FETCH_ENTRIES = 32
 """Entries that are read from ZooKeeper at a time."""
 
 ENTRIES_MAX = 500
@@ -115,13 +115,17 @@ class Explanations:
         )
 
     def entries(self, first: int, limit: int) -> list[Shown]:
-        """The entries of the log from an index on.
+        """The entries of the log from an index on, fewer where they are large.
 
         Raises:
             Unavailable: ZooKeeper does not answer.
         """
-        found = []
+        found: list[Shown] = []
+        room = PAGE_BYTES_MAX
         for index, data in self._fetched(first, first + limit - 1):
+            if room <= 0:
+                break
+            room -= len(data)
             arrival = self._arrival(index)
             try:
                 found.append(Shown(index, decode_entry(index, data), "", arrival))
@@ -147,12 +151,17 @@ class Explanations:
         if read.tail_index > read.applied_index:
             ranges.append((read.applied_index + 1, read.tail_index))
         changes: list[NotApplied] = []
-        looked_at, total = 0, sum(last - first + 1 for first, last in ranges)
+        looked_at, room, total = 0, PAGE_BYTES_MAX, sum(last - first + 1 for first, last in ranges)
         reason = ""
         try:
             for index, data in self._of_ranges(ranges):
                 looked_at += 1
-                changes += _changes_of(key, decode_entry(index, data))
+                found = list(_changes_of(key, decode_entry(index, data)))
+                changes += found
+                room -= sum(len(change.value or b"") for change in found)
+                if room <= 0 and looked_at < total:
+                    reason = f"the changes in the first {looked_at} are long enough"
+                    break
         except Unavailable as error:
             reason = str(error)
         except BadEntry as error:

@@ -13,17 +13,14 @@ import lmdb
 import msgspec
 
 from kvlog.core.entry import SYSTEM
-from kvlog.core.evaluate import CHANGED_SINCE_MAX
+from kvlog.core.evaluate import CHANGED_SINCE_MAX, Search
 from kvlog.core.machine import Change, Changes, Position, Record
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreDamaged
 from kvlog.ports import Kept, Version, Versions, bytes_of
 from kvlog.store.lmdb_files import NUMBER_BYTES, Files, hashed_key, number_key
 
-SEARCHED_BYTES_MAX = 32 * 1024 * 1024
-"""Of how many bytes of rows it is found out whether a key has changed since; beyond that, it counts as changed."""
-
-ROW_BYTES = 256
-"""What a row counts for in such a search beside its own bytes: the time that it takes."""
+ROW_BYTES = 2 * 1024
+"""What a row counts for in a search beside its own bytes: the time that it takes."""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -119,13 +116,14 @@ class History:
             bytes_max -= bytes_of(changes)
         return Kept(tuple(found), max(after, position.revision), position)
 
-    def changed_since(self, position: Position, prefix: str, revision: int) -> bool:
+    def changed_since(self, position: Position, prefix: str, revision: int, search: Search) -> bool:
         """See evaluate.View."""
         if position.gaps or not 0 <= position.revision - revision <= CHANGED_SINCE_MAX:
             return revision < position.revision
         if revision < position.history:
             return True
-        left = SEARCHED_BYTES_MAX
+        if search.left < 0:
+            return True
         own = prefix.startswith(SYSTEM)
         with self._transaction.cursor(self._files.changes) as cursor:
             more = cursor.set_range(number_key(revision + 1))
@@ -134,8 +132,8 @@ class History:
                 key = outlines.decode(self._files.unseal(name, data)).key
                 if key.startswith(prefix) and (own or not key.startswith(SYSTEM)):
                     return True
-                left -= len(data) + ROW_BYTES
-                if left < 0:
+                search.left -= len(data) + ROW_BYTES
+                if search.left < 0:
                     return True
                 more = cursor.next()
         return False

@@ -18,6 +18,7 @@ import msgspec
 
 from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import LogEntry
+from kvlog.core.evaluate import Search
 from kvlog.core.machine import HISTORY_REVISIONS, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Versions
@@ -108,11 +109,11 @@ class LmdbStore:
                     more = cursor.next()
         return tuple(found)
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """See evaluate.View."""
         files = self._files
         with guarded(self._directory), files.environment.begin() as transaction:
-            return History(files, transaction).changed_since(files.position(transaction), prefix, revision)
+            return History(files, transaction).changed_since(files.position(transaction), prefix, revision, search)
 
     def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""

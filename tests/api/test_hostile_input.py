@@ -16,12 +16,17 @@ from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.entry import Leader
 from kvlog.core.values import PushBody
 from kvlog.ensemble import LocalEnsemble
-from kvlog.processes import ProcessKeeper, free_ports
+from kvlog.processes import ProcessKeeper, free_ports, wait_until
 
 from .wire import ANSWER_S, exchange, get, post, read_answer, refused
 
 GROWTH_BYTES_MAX = 64 * 1024 * 1024
 GOOD_BODY = b'{"key":"before","value":"x"}'
+
+
+def published(status: dict[str, Any]) -> bool:
+    """Whether the node has told the others that all it has is on its disk."""
+    return [mark["durable_index"] for mark in status["replicas"]] == [status["applied_index"]]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,8 @@ def node(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[ClusterNode
     (node,) = cluster.nodes
     node.start(flags=("--demo", "0"))
     assert node.update("before", "1").status == 200
+    # What it holds durably is published a little later.
+    assert wait_until(lambda: published(node.status()), 10)
     before = node.status()
     yield node
     after = node.status()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kvlog.client import paging, reads, writes
 from kvlog.client.batches import PIECE_BYTES, PIECE_OPERATIONS, pieces
-from kvlog.client.errors import BadAnswer, BadRequest, ClientError
+from kvlog.client.errors import BadAnswer, BadRequest, ClientError, NoSuchLease, NotRead, TooLarge
 from kvlog.client.judging import judge
 from kvlog.client.messages import Again, Answer, Call, Done, Request, node_time_ms
 from kvlog.client.operations import Delete, Put
@@ -96,7 +96,7 @@ def test_what_is_no_key_is_refused_before_it_is_sent(key: Any):
     """An empty one would be the path of all keys."""
     for make in (
         lambda: reads.get(key, ReadOptions()),
-        lambda: reads.history(key, None),
+        lambda: reads.history(key, None, 0),
         lambda: reads.poll(key, 1, 1.0),
         lambda: writes.delete(key, if_revision=None, ack="log", request_id="i"),
         lambda: TxnBuilder().put(key, "v"),
@@ -189,7 +189,7 @@ def test_items_are_bytes_text_or_json():
 
 def test_a_history_goes_back_page_by_page():
     """The newest first; a delete has no item."""
-    next_page = paging.history("k")
+    next_page = paging.history("k", 0)
     call = next_page(None)
     assert call is not None
     assert sent(call)[1] == {"key": "k", "limit": "100"}
@@ -206,9 +206,22 @@ def test_a_history_goes_back_page_by_page():
     assert sent(call)[1]["before"] == "3"
 
 
+def test_the_past_is_not_told_by_a_node_that_is_behind():
+    """A history, or a diff up to now, of a node that has not come as far as the client has seen is asked again."""
+    history = reads.history("k", None, 8)
+    diff = reads.diff(2, None, "p", "", 8)
+
+    for revision, is_enough in ((7, False), (8, True)):
+        found = read(history, {"key": "k", "revision": revision, "versions": []})
+        assert isinstance(found, Page) is is_enough
+        found = read(diff, {"from": 2, "to": revision, "changes": []})
+        assert isinstance(found, Page) is is_enough
+    assert isinstance(read(reads.diff(2, 7, "p", "", 8), {"from": 2, "to": 7, "changes": []}), Page)
+
+
 def test_a_diff_stays_between_the_same_two_revisions():
     """Also where the second one was "now" at first."""
-    next_page = paging.diff(2, None, "p")
+    next_page = paging.diff(2, None, "p", 0)
     call = next_page(None)
     assert call is not None
     assert sent(call)[1] == {"from": "2", "prefix": "p", "limit": "500"}
@@ -241,8 +254,8 @@ def test_a_page_that_goes_on_at_nonsense_is_not_followed():
     """A number where there should be a key, and the other way round."""
     for next_page, page in (
         (paging.listing(Listing()), Page((), 3)),
-        (paging.diff(1, 2, ""), Page((), 3)),
-        (paging.history("k"), Page((), "k")),
+        (paging.diff(1, 2, "", 0), Page((), 3)),
+        (paging.history("k", 0), Page((), "k")),
         (paging.log(0), Page((), "k")),
     ):
         with pytest.raises(BadAnswer):
@@ -388,6 +401,19 @@ def test_a_transaction_tells_which_way_it_went():
     assert found.items == {"k": AS_ITEM, "n": None}
 
 
+def test_a_get_that_could_not_be_read_is_no_key_that_is_not_there():
+    """The transaction is committed; asking for what is not known raises, and says how to get it."""
+    call = writes.txn({"then": []}, ack="replicas", request_id="i")
+    results = [{"op": "get", "key": "k", "problem": {"type": "kvlog:behind", "detail": "not yet"}}]
+
+    found = read(call, WRITTEN | {"succeeded": True, "results": results})
+
+    assert (found.revision, found.results[0].problem) == (9, "not yet")
+    for ask in (lambda: found.items, lambda: found.results[0].item):
+        with pytest.raises(NotRead, match="is committed, but what 'k' holds after it could not be read: not yet"):
+            ask()
+
+
 def test_other_writes_are_read_as_well():
     """Rollbacks, leases, what has become of a request."""
     rollback = writes.rollback("k", None, 5, dry_run=True, request_id="i")
@@ -397,7 +423,7 @@ def test_other_writes_are_read_as_well():
     assert (sent(grant)[0].target, json.loads(sent(grant)[0].body)) == ("/v1/leases?timeout_ms=3500", {"ttl": 10})
     assert read(grant, WRITTEN | {"lease": 9, "ttl": 10.0}, 201) == 9
     alive = writes.keep_alive(9)
-    assert sent(alive)[0] == Request("POST", "/v1/leases/9/keep-alive")
+    assert sent(alive)[0] == Request("POST", "/v1/leases/9/keep-alive?timeout_ms=3500")
     assert read(alive, {"lease": 9, "ttl": 10.0}) == 2.5
     assert read(writes.revoke(9, "i"), {"outcome": "committed", "lease": 9, "deleted": 3, "revision": 12}) == 3
     for outcome, is_committed in (("committed", True), ("cancelled", False)):
@@ -470,12 +496,16 @@ def test_a_batch_that_stops_on_the_way_is_sent_again(end: list[dict[str, Any]], 
 
 
 def test_a_batch_with_a_senseless_line_is_not_sent_again():
-    """It says which one."""
-    told: list[int] = []
-    answer = lines_of({"outcome": "refused", "done": 1, "line": 2, "status": 400, "detail": "no key"})
+    """What it is of is told, as for any other call."""
+    for name, status, kind in (
+        ("bad-request", 400, BadRequest),
+        ("too-large", 413, TooLarge),
+        ("no-such-lease", 404, NoSuchLease),
+    ):
+        told: list[int] = []
+        end = {"type": f"kvlog:{name}", "status": status, "detail": "line 2: no key", "outcome": "refused"}
 
-    with pytest.raises(BadRequest, match="line 2: no key") as caught:
-        read(batch(told), answer)
+        with pytest.raises(ClientError, match="line 2: no key") as caught:
+            read(batch(told), lines_of(end | {"done": 1, "line": 2}))
 
-    assert (told, caught.value.status) == ([1], 400)
-    assert isinstance(caught.value, ClientError)
+        assert (told, type(caught.value), caught.value.status) == ([1], kind, status)

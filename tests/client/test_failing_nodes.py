@@ -267,7 +267,10 @@ def test_a_batch_that_stops_says_how_much_is_done(make_client: MakeClient, make_
     half = b'{"done": 1000, "revision": 10}\n' + stop
     client = make_client(make_node([Reply(200, end), Reply(200, half)]), timeout=0.4)
 
-    with pytest.raises(BatchStopped, match="5000 operations of the batch are committed") as caught:
+    with pytest.raises(
+        BatchStopped,
+        match="5000 operations of the batch are committed; then, in the piece that begins with operation 4001",
+    ) as caught:
         client.batch(Delete(f"k{number}") for number in range(8000))
 
     assert caught.value.done == 5000

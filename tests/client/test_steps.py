@@ -148,6 +148,8 @@ def test_reads_go_on_to_another_node_whatever_the_node_says_is_wrong_with_it():
         problem(503, "unavailable"),
         Answer("", 502, {}, b"<html>"),
         Answer("", 500, {}, b""),
+        Answer("", 408, {}, b'{"type": "about:blank", "status": 408, "detail": "too slow"}'),
+        Answer("", 429, {}, b""),
     ):
         run = Run(GET, answer, value(b"v"))
         assert run.result().value == b"v"
@@ -186,6 +188,7 @@ def test_what_is_too_stale_everywhere_is_too_stale():
     [
         (problem(412, "condition-failed", revision=11), ConditionFailed, 412),
         (problem(410, "history-trimmed", floor=3), HistoryTrimmed, 410),
+        (problem(410, "log-trimmed", first_index=3), HistoryTrimmed, 410),
         (problem(404, "no-such-lease"), NoSuchLease, 404),
         (problem(409, "cancelled"), Cancelled, 409),
         (problem(413, "too-large"), TooLarge, 413),
@@ -224,6 +227,11 @@ def test_errors_carry_what_the_node_has_said():
     assert (failed.revision, str(failed)) == (11, "put 'k': it is condition-failed")
     assert isinstance(trimmed, HistoryTrimmed)
     assert trimmed.floor == 3
+    log = error_of(reads.log(0), problem(410, "log-trimmed", first_index=1000))
+    assert isinstance(log, HistoryTrimmed)
+    assert log.floor == 1000
+    odd = error_of(GET, Answer("", 417, {}, b'{"type": "about:blank", "status": 417, "detail": "why that"}'))
+    assert "why that" in str(odd)
 
 
 def test_bad_requests_are_value_errors():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlog.core import applying
-from kvlog.core.evaluate import CHANGED_SINCE_MAX
+from kvlog.core.evaluate import CHANGED_SINCE_MAX, Search
 from kvlog.core.machine import Position, Record
 from kvlog.errors import GapsInHistory, HistoryTrimmed
 from kvlog.memory_store import MemoryStore
@@ -106,7 +106,7 @@ def check_told(store: Store, past: Past, limit: int) -> None:
             assert all(len(page.items) == limit for page in pages[:-1])
             assert (len(past.visible(at, prefix)), position) == store.count(prefix, at=at)
             changed = {key for later in range(at + 1, position.revision + 1) for key in past.changed(later)}
-            assert store.changed_since(prefix, at) == any(
+            assert store.changed_since(prefix, at, Search()) == any(
                 key.startswith(prefix) and (prefix.startswith("\0") or not key.startswith("\0")) for key in changed
             )
         check_kept(store, past, at)
@@ -226,8 +226,8 @@ def test_a_store_with_gaps_tells_nothing_of_the_past(make_store: MakeStore):
     ):
         with pytest.raises(GapsInHistory, match="missed 1 entries"):
             ask()
-    assert store.changed_since("zz", 3)
-    assert not store.changed_since("", 4)
+    assert store.changed_since("zz", 3, Search())
+    assert not store.changed_since("", 4, Search())
     assert [key for key, _ in store.page("", limit=9, bytes_max=MUCH).items] == ["a", "b"]
     assert store.count("")[0] == 2
 
@@ -400,7 +400,7 @@ def test_a_text_that_is_longer_than_any_key_is_as_good(make_store: MakeStore, at
         assert store.page("b", start="a" * 5_000, limit=1, bytes_max=MUCH, at=at).items[0][0] == longest
         assert store.count(longer, at=at)[0] == 0
         assert store.read(longer, at=at)[0] is None
-        assert not store.changed_since(longer, 0)
+        assert not store.changed_since(longer, 0, Search())
     assert store.read("", at=at)[0] is None
 
 
@@ -442,7 +442,7 @@ def test_kvlogs_own_keys_are_seen_only_by_who_asks_for_them(make_store: MakeStor
         assert len(page.items) == store.count(prefix, at=at)[0] == count
     page = store.page("", start="\0lease", limit=9, bytes_max=MUCH, at=at)
     assert [key for key, _ in page.items] == ["a"]
-    assert [store.changed_since(prefix, 2) for prefix in ("", "a", "\0", "\0lease/1", "\0x")] == [
+    assert [store.changed_since(prefix, 2, Search()) for prefix in ("", "a", "\0", "\0lease/1", "\0x")] == [
         False,
         False,
         True,
@@ -459,9 +459,11 @@ def test_a_change_since_is_seen_down_to_the_floor(make_store: MakeStore):
     past = past_with(("a1", b"1"), ("b1", b"1"), ("a1", None), ("b2", b"1"))
     store = make_store(past, history=3)
 
-    assert [store.changed_since("a", at) for at in range(-1, 7)] == [True, True, True, True] + [False] * 4
-    assert [store.changed_since("b", at) for at in range(-1, 7)] == [True] * 5 + [False] * 3
-    assert [store.changed_since("c", at) for at in range(-1, 7)] == [True, True] + [False] * 6
+    assert [store.changed_since("a", at, Search()) for at in range(-1, 7)] == [True, True, True, True] + [
+        False
+    ] * 4
+    assert [store.changed_since("b", at, Search()) for at in range(-1, 7)] == [True] * 5 + [False] * 3
+    assert [store.changed_since("c", at, Search()) for at in range(-1, 7)] == [True, True] + [False] * 6
 
 
 def test_beyond_so_many_revisions_everything_counts_as_changed(make_store: MakeStore):
@@ -470,19 +472,24 @@ def test_beyond_so_many_revisions_everything_counts_as_changed(make_store: MakeS
     past.leave_out(CHANGED_SINCE_MAX)
     store = make_store(past)
 
-    assert not store.changed_since("b", 1)
-    assert store.changed_since("b", 0)
+    assert not store.changed_since("b", 1, Search())
+    assert store.changed_since("b", 0, Search())
 
 
-def test_a_search_through_much_counts_as_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As it does where the rows that would have to be read have too many bytes."""
-    monkeypatch.setattr(lmdb_history, "SEARCHED_BYTES_MAX", 10_000)
+def test_a_search_through_much_counts_as_a_change(tmp_path: Path):
+    """As it does where the rows that would have to be read have too many bytes, in several searches together."""
     past = past_with(("a", b"1"), ("b", b"1" * 4_000), ("c", b"1" * 4_000), ("d", b"1" * 4_000))
     with closing(LmdbStore(tmp_path)) as store:
         store.apply(tuple(past.entries), fill=False)
 
-        assert not store.changed_since("x", 2)
-        assert store.changed_since("x", 1)
+        row = 4_000 + lmdb_history.ROW_BYTES + 200
+        assert not store.changed_since("x", 2, Search(2 * row))
+        assert store.changed_since("x", 1, Search(2 * row))
+
+        search = Search(2 * row)
+        assert not store.changed_since("x", 3, search)
+        assert not store.changed_since("y", 3, search)
+        assert store.changed_since("z", 3, search)
 
 
 def test_a_lease_tells_its_keys(make_store: MakeStore):

@@ -28,6 +28,7 @@ from kvlog.core.entry import (
     ENTRY_BYTES_MAX,
     HEADER_BYTES_MAX,
     KEY_BYTES_MAX,
+    OWN_ID,
     REQUEST_ID_BYTES_MAX,
     VALUE_BYTES_MAX,
     Delete,
@@ -36,7 +37,7 @@ from kvlog.core.entry import (
     Request,
     encode_request,
 )
-from kvlog.core.evaluate import REVOKED_KEYS_MAX, check_command, evaluate, lease_key, lease_number
+from kvlog.core.evaluate import REVOKED_KEYS_MAX, Search, check_command, evaluate, lease_key, lease_number
 from kvlog.core.machine import Record, Remembered, record_after
 from kvlog.errors import InvalidInput
 
@@ -59,7 +60,7 @@ class State:
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, _: Search) -> bool:
         return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
 
     def apply(self, request: Request, revision: int) -> None:
@@ -185,6 +186,26 @@ def test_a_lease_of_its_own_ends_with_the_key_that_leaves_it(operation: SetKey |
     assert effects[-1] == Delete(lease_key(LEASE))
 
 
+@pytest.mark.parametrize("key", ["other", "leased"])
+def test_no_key_is_left_behind_on_a_lease_that_exists_for_another_one(key: str):
+    """That lease ends as soon as its own key leaves it: what else were attached to it would live for ever."""
+    view = state(own="leased")
+    attached = evaluate(view, Txn((SetKey(key, b"y", lease=LEASE),)), 9)
+    view.apply(attached, 9)
+    view.apply(evaluate(view, Txn((SetKey("leased", b"z"),)), 10), 10)
+
+    assert attached.failed == ("lease" if key == "other" else "")
+    for each, record in view.records.items():
+        assert not record.lease or lease_key(record.lease) in view.records, each
+
+
+def test_a_key_may_be_put_with_the_lease_that_it_has():
+    """Its own one goes on, and is not ended with what was there before."""
+    effects = done(state(own="leased"), Txn((SetKey("leased", b"y", lease=LEASE),)))
+
+    assert effects == (Put("leased", "y", 3, 2, lease=LEASE),)
+
+
 def test_a_granted_lease_stays_when_a_key_leaves_it():
     """It is its holder who ends it."""
     assert done(state(), Txn((SetKey("leased", b"2"),))) == (Put("leased", "2", 3, 2),)
@@ -271,6 +292,38 @@ def test_what_is_let_in_fits_into_an_entry(operations: list[SetKey | DeleteKey],
     request = evaluate(view, txn, 2**53, request_id="x" * REQUEST_ID_BYTES_MAX, check="0" * 32)
 
     assert len(encode_request(request)) <= ENTRY_BYTES_MAX - HEADER_BYTES_MAX
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_branch_that_just_fits_fits(*, met: bool):
+    """To the byte: deletions of keys with leases of their own take all the room that is reckoned for them."""
+
+    def txn(*keys: str) -> Txn:
+        operations = tuple(map(DeleteKey, keys))
+        return Txn(operations) if met else Txn((), (compare("k", Target.REVISION, "=", 1),), operations)
+
+    def fits(*keys: str) -> bool:
+        try:
+            check_command(txn(*keys), request_id_bytes=REQUEST_ID_BYTES_MAX)
+        except InvalidInput:
+            return False
+        return True
+
+    keys = [f"{n:03d}" + "\x01" * (KEY_BYTES_MAX - 3) for n in range(166)]
+    while fits(*keys, more := f"{len(keys)}" + "x" * 100):
+        keys.append(more)
+    keys.pop()
+    keys.append(max(("y" * size for size in range(1, KEY_BYTES_MAX) if fits(*keys, "y" * size)), key=len))
+    view = State()
+    for lease, key in enumerate(keys, start=1):
+        view.records[key] = Record(b"", 1, 1, 1, "", lease)
+        view.records[lease_key(lease)] = Record(msgspec.json.encode({"ttl_ms": 1, "key": key}), 1, 1, 1)
+    longest_id = OWN_ID + "x" * REQUEST_ID_BYTES_MAX
+
+    request = evaluate(view, txn(*keys), 9, request_id=longest_id, check="0" * 32)
+
+    assert len(request.effects) == 2 * len(keys)
+    assert len(encode_request(request)) + 1 <= ENTRY_BYTES_MAX - HEADER_BYTES_MAX  # and the comma behind it
 
 
 @pytest.mark.parametrize(

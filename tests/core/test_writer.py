@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from kvlog.core.commands import Grant, SetKey, Txn, Unchanged, update
+from kvlog.core.commands import Grant, Revoke, SetKey, Txn, Unchanged, update
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
 from kvlog.core.events import WriteSubmitted
 from kvlog.core.values import Ack, Refused, Unknown
-from kvlog.core.writer import BATCH_WRITES_MAX, QUEUE_MAX, Writer
+from kvlog.core.writer import BATCH_WRITES_MAX, NOBODY, QUEUE_MAX, SEARCHES_MAX, Writer
 from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 from tests.core.answers import Landed
@@ -152,7 +152,7 @@ def test_a_committed_write_says_so_at_its_deadline(bench: Bench):
 
 def test_a_full_queue_refuses(bench: Bench):
     """What waits is bounded; one more is refused at once, and nothing else is."""
-    bench.submit(*range(QUEUE_MAX))
+    bench.submit(*range(1, QUEUE_MAX + 1))
 
     assert refused(bench.submit(9_999), 9_999)
     assert len(bench.writer.take_queue()) == QUEUE_MAX
@@ -365,6 +365,37 @@ def test_an_entry_takes_as_much_as_fits(bench: Bench):
         values += [put.key for put in puts(item)]
 
     assert values == ["key1", "key2", "key3"]
+
+
+def test_what_a_leader_wants_by_itself_ends_with_its_leadership(bench: Bench):
+    """Until it leads again, another leader may have confirmed that a lease lives that it was about to end (E2)."""
+    bench.submit(1)
+    bench.writer.submit(WriteSubmitted(NOBODY, Revoke(7_000), Ack.LOG, 9.0))
+    bench.submit(2)
+
+    assert [write.token for write in bench.writer.take_queue()] == [1, 2]
+    assert bench.writer.idle
+
+
+def test_an_entry_takes_a_few_writes_whose_conditions_need_a_search(bench: Bench):
+    """So that finding out whether they hold does not keep the leader from everything else; the rest comes next."""
+    for number in range(1, SEARCHES_MAX + 2):
+        unchanged = Txn((SetKey(f"k{number}", b"v"),), (Unchanged("other", bench.chain.position.revision),))
+        bench.writer.submit(WriteSubmitted(number, unchanged, Ack.LOG, 9.0))
+
+    first = bench.see(bench.land(bench.append()))
+    second = bench.see(bench.land(bench.append()))
+
+    assert (len(first), len(second)) == (SEARCHES_MAX, 1)
+
+
+def test_a_lease_that_is_being_granted_is_no_change_of_the_keys(bench: Bench):
+    """Neither before it is applied nor afterwards: a condition must not depend on that."""
+    unchanged = Txn((SetKey("k", b"v"),), (Unchanged("", bench.chain.position.revision),))
+    bench.writer.submit(WriteSubmitted(1, Grant(5_000), Ack.LOG, 9.0))
+    bench.writer.submit(WriteSubmitted(2, unchanged, Ack.LOG, 9.0))
+
+    assert bench.see(bench.land(bench.append())) == committed((1, 1), (2, 2))
 
 
 def test_an_entry_has_a_bounded_number_of_writes(bench: Bench):

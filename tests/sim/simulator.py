@@ -39,7 +39,7 @@ from kvlog.core.commands import (
 )
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
-from kvlog.core.evaluate import LEASES, evaluate, lease_in, lease_key, lease_number
+from kvlog.core.evaluate import LEASES, Search, evaluate, lease_in, lease_key, lease_number
 from kvlog.core.machine import Change, Changes, Identity, Position, Record, Remembered, record_after
 from kvlog.core.node import Node
 from kvlog.core.role import Role
@@ -957,7 +957,7 @@ class Replay:
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
 
-    def changed_since(self, prefix: str, revision: int) -> bool:
+    def changed_since(self, prefix: str, revision: int, _: Search) -> bool:
         return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
 
     def apply(self, request: entry.Request, revision: int) -> None:

@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
 class TestLife(Life.TestCase):  # type: ignore[name-defined,misc]
     """V1 to V5 hold whatever happens, and once all that is due is done, nobody lacks anything."""
 
-    settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
 
 
 # --- every order of a few steps -------------------------------------------------------------------------------
