@@ -106,6 +106,15 @@ class Writer:
         """No write is under way here."""
         return not (self.queue or self.in_flight or self.unresolved or self.acking)
 
+    @property
+    def has_own(self) -> bool:
+        """Something that the leader wants by itself waits for its entry."""
+        return any(write.token == NOBODY for write in self.queue)
+
+    def holds(self, key: str) -> bool:
+        """Whether there is such a key, or may be: what is appended and not applied yet may still be refused."""
+        return self._pending.may_hold(key)
+
     # --- in and out ---------------------------------------------------------------------------------------
 
     def submit(self, write: WriteSubmitted) -> list[Reply]:
