@@ -103,7 +103,7 @@ class Leadership:
         return [*self.writer.submit(write)]
 
     def end_leases(self, now: float) -> None:
-        """Delete the keys of the leases whose time is over: a few at a time, and the next when those are appended."""
+        """Delete the keys of the leases whose time is over: a few at a time, the next when those are appended."""
         if self._settling or self.writer.has_own:
             return
         for lease in self.leases.due(now):
