@@ -134,18 +134,16 @@ class Reads:
         """
         return self._consistent(options, lambda at: self._store.read(key, at=at))
 
-    def page(self, prefix: str, *, start: str, limit: int, options: ReadOptions = LOCAL) -> tuple[Page, Read]:
+    def page(
+        self, prefix: str, *, start: str, limit: int, options: ReadOptions = LOCAL, count: bool = False
+    ) -> tuple[Page, Read]:
         """Records in the order of their keys; see ports.Store. Raises as ``key`` does."""
 
         def look(at: int | None) -> tuple[Page, Position]:
-            page = self._store.page(prefix, start=start, limit=limit, bytes_max=PAGE_BYTES_MAX, at=at)
+            page = self._store.page(prefix, start=start, limit=limit, bytes_max=PAGE_BYTES_MAX, at=at, count=count)
             return page, page.position
 
         return self._consistent(options, look)
-
-    def count(self, prefix: str, *, at: int | None) -> int:
-        """How many keys begin with a prefix, or began with it at a revision, which has been applied here."""
-        return self._store.count(prefix, at=at)[0]
 
     def request(self, request_id: str) -> tuple[Remembered | None, int, Read]:
         """What this replica remembers of a request, for how many revisions it does, and how old that can be."""
