@@ -96,10 +96,10 @@ class Leadership:
 
     def submit(self, write: WriteSubmitted, full: str, now: float) -> list[Effect]:
         """Take a write; if the log is ``full``, only one for which nothing more is appended."""
+        if isinstance(write.command, KeepAlive):  # E1: heard of is heard of, whether it can be confirmed or not
+            self.leases.renew(write.command.lease, now)
         if full and not self.writer.knows(write):
             return [Reply(write.token, Refused(full))]
-        if isinstance(write.command, KeepAlive):
-            self.leases.renew(write.command.lease, now)
         return [*self.writer.submit(write)]
 
     def end_leases(self, now: float) -> None:

@@ -32,6 +32,9 @@ KEPT_PIECE = 1_000
 DIFF_KEYS_MAX = 100_000
 """Keys that may have been changed between two revisions which are compared."""
 
+DIFF_CHANGES_MAX = 1_000_000
+"""Changes that are gone through for one comparison, whatever keys they are of: seconds, and not minutes."""
+
 ATTACHED_MAX = 10_000
 """Keys of a lease that are listed."""
 
@@ -204,7 +207,11 @@ class Reads:
         """
         self.wait(ReadOptions(min_revision=max(first, last)))
         touched: dict[str, tuple[int, int]] = {}  # the revisions of the records before and after
-        for change in self._changes(min(first, last), max(first, last)):
+        for number, change in enumerate(self._changes(min(first, last), max(first, last))):
+            if number == DIFF_CHANGES_MAX:
+                raise TooManyKeys(
+                    f"more than {DIFF_CHANGES_MAX} changes lie between the two revisions: take closer ones"
+                )
             if not change.key.startswith(prefix) or change.key.startswith(SYSTEM):
                 continue
             before = touched[change.key][0] if change.key in touched else _revision(change.before)

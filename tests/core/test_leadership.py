@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvlog.core.commands import Grant, update
+from kvlog.core.commands import Grant, KeepAlive, update
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Append
 from kvlog.core.entry import Delete, Leader, decode_entry
@@ -172,3 +172,13 @@ def test_a_lease_whose_end_is_refused_is_ended_later():
     assert isinstance(again, Append)
     (request,) = decode_entry(again.index, again.data).entry.requests
     assert request.effects == (Delete(lease_key(lease)),)
+
+
+def test_a_keep_alive_counts_although_the_log_is_full(leadership: Leadership):
+    """It cannot be confirmed, but the leader has heard of it: the lease does not end once there is room (E1)."""
+    leadership.leases.listed(((7_000, 1_000),), 20.0)
+
+    leadership.submit(WriteSubmitted(1, KeepAlive(7_000), Ack.LOG, 29.0), "the log is full", 20.9)
+
+    assert leadership.leases.due(21.8) == []
+    assert leadership.leases.due(21.9) == [7_000]
