@@ -36,9 +36,9 @@ from kvlog.front.wsgi import Application, Call
 from kvlog.guard import Guard
 from kvlog.problems import RETRY_AFTER
 
-THREADS = 320
-"""Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
-for reads."""
+THREADS = 512
+"""Requests that the application works on at a time. Of them, writes.WRITES_MAX may be writes and reads.WAITING_MAX
+reads that wait, so that a hundred are always free for what does not: local reads, pushes, probes."""
 
 WAITING_MAX = 1_024
 """Requests that may wait for a thread. One more is refused: its client had better try another node."""
