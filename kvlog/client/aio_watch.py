@@ -91,12 +91,15 @@ class AsyncWatch:
                 await self._open()
                 return
             piece = await self._stream.read()
-            cut = piece.reason if isinstance(piece, Failure) else self._state.heard(piece)
+            cut = piece.reason if isinstance(piece, Failure) else self._heard(piece)
             if cut:
                 await self._stream.release()
                 await wait(self._stream.closing, self._state.cut(cut, clock()))
         except ClientError as error:
             self._state.error = error
+
+    def _heard(self, piece: bytes) -> str:
+        return self._state.heard(piece, clock(), self._caller.shared.revision)
 
     async def _open(self) -> None:
         shared = self._caller.shared

@@ -10,9 +10,10 @@ from kvlog.client.operations import Delete, Put
 from kvlog.client.results import BatchResult
 from kvlog.client.wire import encoder
 
-PIECE_OPERATIONS = 4000
-PIECE_BYTES = 1024 * 1024
-"""What is sent in one request at most. A node carries it out in a few transactions."""
+PIECE_OPERATIONS = 2000
+PIECE_BYTES = 512 * 1024
+"""What is sent in one request at most. A node carries it out in two transactions or a few more: a piece has to be
+done within the time of a call."""
 
 
 @dataclass(frozen=True, slots=True)

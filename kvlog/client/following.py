@@ -34,6 +34,7 @@ class Following:
         self._ready: deque[Event] = deque()
         self._opened_at = 0.0
         self._was_short = False
+        self._behind_since: float | None = None
         self._outage_since: float | None = now
 
     @property
@@ -63,15 +64,26 @@ class Following:
 
     def opened(self, node: str, now: float) -> None:
         """A node has begun to tell."""
-        self.node, self._opened_at = node, now
+        self.node, self._opened_at, self._behind_since = node, now, None
 
-    def heard(self, piece: bytes) -> str:
-        """A piece of what it tells; returns why it ends with that, or "". Sets ``error`` if that is for good."""
+    def heard(self, piece: bytes, now: float, seen: int) -> str:
+        """A piece of what it tells; returns why it ends with that, or "". Sets ``error`` if that is for good.
+
+        ``seen``: the revision that the client knows to have been reached. A node that tells how far it has come
+        again and again, and stays behind that, is cut off from the others.
+        """
         taken = self.feed.take(piece)
         self._ready.extend(taken.events)
         if taken.heard:
             self._outage_since = None
         self.error = taken.error
+        position = self.feed.position or 0
+        if position >= seen:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = now
+        elif now - self._behind_since > self.feed.silence:
+            return taken.cut or f"it stays at revision {position}, and revision {seen} is known"
         return taken.cut
 
     def cut(self, reason: str, now: float) -> float:

@@ -36,6 +36,9 @@ _SIMPLE: dict[str, type[ClientError]] = {
 }
 
 
+_BEFORE = {"stale-store", "behind"}
+"""What a node finds before it begins to carry out a write."""
+
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 """Below 500, and nevertheless no fault of the request."""
 
@@ -90,8 +93,12 @@ def found_problem(what: str, answer: Answer, status: int, problem: Problem) -> A
     """
     reason = problem.detail or f"it answers {status} without saying why"
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:
-        retry_after = whole_number(answer.headers.get("retry-after", ""))
-        return Again(reason, in_doubt=not problem.refused, refused=problem.refused, retry_after=retry_after)
+        return Again(
+            reason,
+            in_doubt=not problem.refused and problem.type not in _BEFORE,
+            refused=problem.refused,
+            retry_after=whole_number(answer.headers.get("retry-after", "")),
+        )
     if problem.type == "too-stale":
         stale = TooStale(f"{what}: {reason}", status=status, node=answer.node)
         return Again(reason, in_doubt=False, error=stale)

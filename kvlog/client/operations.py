@@ -10,6 +10,7 @@ from kvlog.client.errors import BadRequest
 from kvlog.client.wire import as_bytes, checked_text, value_fields
 
 KEY_BYTES_MAX = 511
+TTL_MIN_S, TTL_MAX_S = 1.0, 31_536_000.0
 TEXT = "text/plain; charset=utf-8"
 
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -92,13 +93,24 @@ def expiry_of(ttl: float | None, lease: int | None) -> dict[str, Any]:
     """What says when a key goes away.
 
     Raises:
-        BadRequest: both a time and a lease are given.
+        BadRequest: both a time and a lease are given, or the time makes no sense.
     """
     if ttl is not None and lease is not None:
         raise BadRequest("a key has a ttl of its own or hangs on a lease, not both: leave one of them out")
     if ttl is not None:
-        return {"ttl": ttl}
+        return {"ttl": round(checked_ttl(ttl), 3)}
     return {} if lease is None else {"lease": lease}
+
+
+def checked_ttl(ttl: float) -> float:
+    """A time to live.
+
+    Raises:
+        BadRequest: it makes no sense.
+    """
+    if not TTL_MIN_S <= ttl <= TTL_MAX_S:
+        raise BadRequest(f"ttl={ttl!r}: must be {TTL_MIN_S:g} to {TTL_MAX_S:.0f} seconds")
+    return ttl
 
 
 def content_type_of(value: bytes | str, content_type: str | None) -> str | None:

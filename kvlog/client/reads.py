@@ -223,17 +223,20 @@ def status() -> Call[dict[str, Any]]:
 def poll(key: str, start: int, wait_max: float) -> Call[tuple[tuple[Event, ...], int]]:
     """The key's events from revision ``start`` on, as soon as there are any, and where to go on.
 
-    There may be none within the try, or within ``wait_max`` seconds.
+    There may be none within the try, or within ``wait_max`` seconds. A node that has not even come as far as
+    ``start`` by then is none to wait at.
     """
 
     def build(seconds: float) -> Request:
         wait = min(wait_max, node_time_ms(seconds) / 1000)
         return Request("GET", target("/v1/watch", {"key": key, "from": start, "wait": round(wait, 3)}))
 
-    def read(answer: Answer) -> Done[tuple[tuple[Event, ...], int]] | None:
+    def read(answer: Answer) -> Done[tuple[tuple[Event, ...], int]] | Again | None:
         if answer.status != HTTPStatus.OK:
             return None
         found = msgspec.json.decode(answer.body, type=WireEvents)
+        if found.revision < start - 1:
+            return _behind(found.revision, start - 1)
         events = tuple(event.event() for event in found.events)
         return Done((events, max(start, found.next)), events[-1].revision if events else 0)
 

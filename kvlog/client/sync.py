@@ -208,11 +208,7 @@ class Client:
         return self._pages(paging.listing(Listing(prefix, start, keys_only=keys_only, options=options)))
 
     def count(self, prefix: str = "") -> int:
-        """How many keys have a prefix.
-
-        Raises:
-            NoNodes: no node could answer in time.
-        """
+        """How many keys have a prefix. Its errors are those of ``list``."""
         options = ReadOptions(min_revision=self._shared.at_least(None))
         return self._caller.do(reads.count(Listing(prefix, limit=0, count=True, options=options)))
 
@@ -393,10 +389,7 @@ class Client:
         return self._caller.do(writes.settle(request_id))
 
     def status(self, node: str | None = None) -> dict[str, Any]:
-        """What a node says of itself: GET /v1/status as it is.
-
-        Args:
-            node: which one, by its address; by default any that answers.
+        """What a node says of itself, that at this address or any: GET /v1/status as it is.
 
         Raises:
             NoNodes: it could not be reached.

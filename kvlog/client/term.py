@@ -5,8 +5,6 @@ from __future__ import annotations
 KEEP_ALIVE_SHARE = 3
 """A lease is kept alive every third of its time: two keep-alives may be lost."""
 
-TTL_MIN_S, TTL_MAX_S = 1.0, 31_536_000.0
-
 
 class Term:
     """A lease's time.

@@ -114,12 +114,15 @@ class Watch:
                 self._open()
                 return
             piece = self._stream.read()
-            cut = piece.reason if isinstance(piece, Failure) else self._state.heard(piece)
+            cut = piece.reason if isinstance(piece, Failure) else self._heard(piece)
             if cut:
                 self._stream.release()
                 self._stream.closing.wait(self._state.cut(cut, clock()))
         except ClientError as error:
             self._state.error = error
+
+    def _heard(self, piece: bytes) -> str:
+        return self._state.heard(piece, clock(), self._caller.shared.revision)
 
     def _open(self) -> None:
         shared = self._caller.shared

@@ -8,8 +8,12 @@ from typing import Any
 
 import msgspec
 
-from kvlog.client.errors import BadRequest
+from kvlog.client.errors import BadRequest, TooLarge
 from kvlog.client.results import Change, Difference, Event, Item, LoggedEntry, OperationResult, Version
+
+VALUE_BYTES_MAX = 262_144
+BODY_BYTES_MAX = 2 * 1024 * 1024
+"""What a node takes. It does not read what is larger, so that its answer to that may get lost."""
 
 encoder = msgspec.json.Encoder()
 
@@ -212,14 +216,18 @@ def as_bytes(value: bytes | str) -> bytes:
 
     Raises:
         BadRequest: it is neither bytes nor text, or text that UTF-8 cannot hold.
+        TooLarge: it is larger than a value may be.
     """
     if isinstance(value, str):
-        return checked_text("the value", value)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise BadRequest(
-        f"a value is bytes or text, not {type(value).__name__}: encode it first, e.g. with json.dumps"
-    )
+        data = checked_text("the value", value)
+    elif isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+    else:
+        kind = type(value).__name__
+        raise BadRequest(f"a value is bytes or text, not {kind}: encode it first, e.g. with json.dumps")
+    if len(data) > VALUE_BYTES_MAX:
+        raise TooLarge(f"a value of {len(data)} bytes: {VALUE_BYTES_MAX} are the most that a key holds")
+    return data
 
 
 def checked_text(what: str, text: str) -> bytes:

@@ -12,14 +12,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from kvlog.client.errors import BadRequest
+from kvlog.client.errors import BadRequest, TooLarge
 from kvlog.client.judging import Problem, found_problem
 from kvlog.client.messages import Again, Answer, Call, Done, Request, node_time_ms
-from kvlog.client.operations import content_type_of, expiry_of
+from kvlog.client.operations import checked_ttl, content_type_of, expiry_of
 from kvlog.client.reads import key_path, target
 from kvlog.client.results import BatchResult, Deleted, RolledBack, Settled, TxnResult, Written
-from kvlog.client.term import TTL_MAX_S, TTL_MIN_S
-from kvlog.client.wire import BatchLine, WireCommitted, as_bytes, checked_text, encoder
+from kvlog.client.wire import BODY_BYTES_MAX, BatchLine, WireCommitted, as_bytes, checked_text, encoder
 
 T = TypeVar("T")
 
@@ -116,7 +115,14 @@ def delete(key: str, *, if_revision: int | None, ack: Ack, request_id: str) -> C
 
 
 def txn(body: Mapping[str, Any], *, ack: Ack, request_id: str) -> Call[TxnResult]:
-    """A transaction."""
+    """A transaction.
+
+    Raises:
+        TooLarge: no node would read it.
+    """
+    data = encoder.encode(body)
+    if len(data) > BODY_BYTES_MAX:
+        raise TooLarge(f"a transaction of {len(data)} bytes: {BODY_BYTES_MAX} are the most that a node reads")
 
     def read(answer: Answer) -> Done[TxnResult] | None:
         if answer.status not in OK:
@@ -133,7 +139,7 @@ def txn(body: Mapping[str, Any], *, ack: Ack, request_id: str) -> Call[TxnResult
         )
         return Done(result, found.revision)
 
-    build = _builder("POST", "/v1/txn", request_id, {"ack": ack}, JSON, encoder.encode(body))
+    build = _builder("POST", "/v1/txn", request_id, {"ack": ack}, JSON, data)
     return Call("transaction", build, read, request_id)
 
 
@@ -207,8 +213,7 @@ def grant(ttl: float, request_id: str) -> Call[int]:
     Raises:
         BadRequest: its time makes no sense.
     """
-    if not TTL_MIN_S <= ttl <= TTL_MAX_S:
-        raise BadRequest(f"ttl={ttl!r}: must be {TTL_MIN_S:g} to {TTL_MAX_S:g} seconds")
+    body = encoder.encode({"ttl": round(checked_ttl(ttl), 3)})
 
     def read(answer: Answer) -> Done[int] | None:
         if answer.status not in OK:
@@ -216,7 +221,7 @@ def grant(ttl: float, request_id: str) -> Call[int]:
         found = msgspec.json.decode(answer.body, type=WireCommitted)
         return Done(found.lease, found.revision)
 
-    build = _builder("POST", "/v1/leases", request_id, {}, JSON, encoder.encode({"ttl": ttl}))
+    build = _builder("POST", "/v1/leases", request_id, {}, JSON, body)
     return Call(f"lease of {ttl:g} s", build, read, request_id)
 
 

@@ -77,8 +77,17 @@ def test_every_value_is_kept_as_it_is(client: Any, name: str, value: bytes):
 
     assert client.get(name).value == value
     assert [item.value for item in client.list(name)] == [value] * 3
+
+
+def test_what_no_entry_can_hold_is_refused(client: Any, name: str):
+    """A transaction of three of the largest values; none of them is written."""
+    txn = client.txn()
+    for number in range(3):
+        txn.put(f"{name}{number}", "x" * 262_144)
+
     with pytest.raises(TooLarge):
-        client.put(name, value + b"x" * 262_145)
+        txn.commit()
+    assert client.count(name) == 0
 
 
 def test_what_is_known_of_a_key_is_the_same_everywhere(client: Any, name: str):

@@ -246,15 +246,15 @@ def test_a_condition_that_does_not_hold_is_told_at_once(make_client: MakeClient,
 
 def test_a_batch_goes_on_where_it_was_cut(make_client: MakeClient, make_node: MakeNode):
     """The piece that was under way is sent again as a whole, under its id; progress is told of each piece."""
-    end = b'{"outcome": "committed", "operations": 4000, "revision": 9}\n'
+    end = b'{"outcome": "committed", "operations": 2000, "revision": 9}\n'
     broken, whole = make_node([Reply(200, end), CUT]), make_node([Reply(200, end)])
     client = make_client(broken, whole)
     told: list[Progress] = []
 
-    result = client.batch((Put(f"k{number}", "v") for number in range(8000)), on_progress=told.append)
+    result = client.batch((Put(f"k{number}", "v") for number in range(4000)), on_progress=told.append)
 
-    assert (result.operations, result.revision) == (8000, 9)
-    assert told == [Progress(4000, 9), Progress(8000, 9)]
+    assert (result.operations, result.revision) == (4000, 9)
+    assert told == [Progress(2000, 9), Progress(4000, 9)]
     one, two, again = *broken.asked, *whole.asked
     assert two.headers["idempotency-key"] == again.headers["idempotency-key"] != one.headers["idempotency-key"]
     assert two.body == again.body != one.body
@@ -262,18 +262,18 @@ def test_a_batch_goes_on_where_it_was_cut(make_client: MakeClient, make_node: Ma
 
 def test_a_batch_that_stops_says_how_much_is_done(make_client: MakeClient, make_node: MakeNode):
     """All pieces before, and what the last one has told."""
-    end = b'{"outcome": "committed", "operations": 4000, "revision": 9}\n'
+    end = b'{"outcome": "committed", "operations": 2000, "revision": 9}\n'
     stop = b'{"outcome": "refused", "done": 1000, "status": 503, "detail": "no leader"}\n'
     half = b'{"done": 1000, "revision": 10}\n' + stop
     client = make_client(make_node([Reply(200, end), Reply(200, half)]), timeout=0.4)
 
     with pytest.raises(
         BatchStopped,
-        match="5000 operations of the batch are committed; then, in the piece that begins with operation 4001",
+        match="3000 operations of the batch are committed; then, in the piece that begins with operation 2001",
     ) as caught:
-        client.batch(Delete(f"k{number}") for number in range(8000))
+        client.batch(Delete(f"k{number}") for number in range(4000))
 
-    assert caught.value.done == 5000
+    assert caught.value.done == 3000
     assert isinstance(caught.value.__cause__, Refused)
 
 

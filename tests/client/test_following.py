@@ -160,7 +160,7 @@ def test_what_came_before_an_error_is_handed_out_before_it_is_raised():
     state = Following(feed(1), 0.0, 5.0)
     state.begun(60.0)
 
-    cut = state.heard(change(1) + change(2) + error(410, "history-trimmed", floor=8))
+    cut = state.heard(change(1) + change(2) + error(410, "history-trimmed", floor=8), 1.0, 0)
 
     assert cut == ""
     assert revisions(state) == [1, 2]
@@ -174,7 +174,7 @@ def test_an_error_that_is_the_nodes_own_is_a_cut(said: bytes):
     state = Following(feed(1), 0.0, 5.0)
     state.begun(60.0)
 
-    assert state.heard(change(1) + said) != ""
+    assert state.heard(change(1) + said, 1.0, 0) != ""
     assert state.error is None
 
 
@@ -193,17 +193,17 @@ def test_streams_that_end_at_once_are_not_asked_for_without_a_pause():
     state = Following(feed(1), 0.0, 5.0)
     state.begun(60.0)
     state.opened("a:1", 10.0)
-    state.heard(b"retry: 800\n\n")
+    state.heard(b"retry: 800\n\n", 0.0, 0)
 
     assert state.cut("it is gone", 10.1) == 0.0
     state.opened("b:2", 10.2)
-    state.heard(b"retry: 800\n\n")
+    state.heard(b"retry: 800\n\n", 0.0, 0)
     assert state.cut("it is gone", 10.3) == pytest.approx(0.7)
     state.opened("c:3", 11.0)
-    state.heard(b"retry: 0\n\n")
+    state.heard(b"retry: 0\n\n", 0.0, 0)
     assert state.cut("it is gone", 11.0) == pytest.approx(0.1)
     state.opened("a:1", 11.2)
-    state.heard(b"retry: 100000\n\n")
+    state.heard(b"retry: 100000\n\n", 0.0, 0)
     assert state.cut("it is gone", 11.2) == pytest.approx(2.0)
     state.opened("b:2", 14.0)
     assert state.cut("it is gone", 20.0) == 0.0
@@ -213,7 +213,7 @@ def test_it_ends_when_no_node_has_told_anything_for_too_long():
     """Counted from the first cut; a word from any node begins it anew, a stream that says nothing does not."""
     state = Following(feed(1), 0.0, 5.0)
     assert state.time_left(2.0) == 3.0
-    state.heard(progress(4))
+    state.heard(progress(4), 0.0, 0)
     state.begun(60.0)
     state.opened("a:1", 3.0)
     assert state.time_left(1000.0) == 60.0
@@ -225,16 +225,31 @@ def test_it_ends_when_no_node_has_told_anything_for_too_long():
     with pytest.raises(NoNodes, match=r"for 60 s \(the last one was b:2: silence\); watch\(start=5\)"):
         state.time_left(1060.0)
     state.opened("a:1", 1030.0)
-    state.heard(progress(5))
+    state.heard(progress(5), 0.0, 0)
     state.cut("silence", 1100.0)
     assert state.time_left(1101.0) == 59.0
+
+
+def test_a_node_that_stays_behind_what_is_known_is_left():
+    """It is cut off from the others: its heartbeats come, and what happens does not."""
+    state = Following(feed(1), 0.0, 5.0)
+    state.begun(60.0)
+    state.opened("a:1", 0.0)
+
+    assert [state.heard(progress(7), now, 7) for now in (1.0, 2.0)] == ["", ""]
+    assert [state.heard(progress(7), now, 9) for now in (3.0, 4.0, 5.0)] == ["", "", ""]
+    assert state.heard(change(8) + progress(9), 5.5, 9) == ""
+    assert [state.heard(progress(9), now, 12) for now in (6.0, 7.0, 9.0)] == ["", "", ""]
+    assert state.heard(progress(9), 9.5, 12) == "it stays at revision 9, and revision 12 is known"
+    state.opened("b:2", 10.0)
+    assert state.heard(progress(9), 10.0, 12) == ""
 
 
 def test_its_revision_is_what_has_been_handed_out():
     """Of what waits to be handed out, nothing; once nothing waits, all that the node has told of."""
     state = Following(feed(1), 0.0, 5.0)
     state.begun(60.0)
-    state.heard(change(2) + change(4) + progress(9))
+    state.heard(change(2) + change(4) + progress(9), 0.0, 0)
 
     assert state.revision == 0
     assert state.next() is not None

@@ -235,7 +235,7 @@ def test_a_lock_that_stays_held_is_given_up(make_client: MakeClient, leases: Lea
         if asked.path != "/v1/watch":
             return leases.answer(asked)
         time.sleep(float(asked.query["wait"]))
-        return poll_reply(103)
+        return poll_reply(leases.revision)
 
     leases.node.script = nothing
     for wait in (0, 0.5):

@@ -275,6 +275,12 @@ def test_a_write_with_one_try_in_doubt_is_unknown(doubtful: Answer | Failure):
         assert "client.settle('id-1')" in str(error)
 
 
+def test_what_a_node_finds_before_it_begins_is_no_doubt():
+    """It is behind, or its store is stale: nothing was written by that try."""
+    for name in ("behind", "stale-store"):
+        assert type(error_of(put(), problem(503, name))) is NoNodes
+
+
 def test_a_read_is_never_unknown():
     """Nothing depends on it: it can be asked again."""
     for reply in (LOST, problem(503, "behind"), Answer("", 500, {}, b"")):

@@ -94,6 +94,29 @@ def test_a_node_that_is_silent_for_three_heartbeats_is_left(make_client: MakeCli
         assert 2.5 < time.monotonic() - began < 4.5
 
 
+def test_a_node_that_stays_behind_what_the_client_has_seen_is_left(make_client: MakeClient, make_node: MakeNode):
+    """Its heartbeats come, and what happens does not: three of them, and the next one is asked."""
+    node: list[ScriptedNode] = []
+
+    def beats() -> Iterator[bytes]:
+        while not node[0].closing.wait(0.2):
+            yield progress(8)
+
+    def answer(asked: Asked) -> Reply:
+        if asked.method == "PUT":
+            return committed(12)
+        return Reply(200, headers={"Content-Type": "text/event-stream"}, stream=beats())
+
+    node.append(make_node(answer))
+    client = make_client(node[0], streaming(make_node, progress(12), change(13)))
+
+    with client.watch("p/", heartbeat=1) as watch:
+        client.put("elsewhere", "v")
+        began = time.monotonic()
+        assert next(watch).revision == 13
+        assert 2.5 < time.monotonic() - began < 5.0
+
+
 def test_a_stream_may_pause_for_longer_than_a_call_may_take(make_client: MakeClient, make_node: MakeNode):
     """Three heartbeats are its bound, and not the client's time."""
     node: list[ScriptedNode] = []
