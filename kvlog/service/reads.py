@@ -20,8 +20,8 @@ from kvlog.runtime import Freshness, Runtime
 READ_TIMEOUT_S = 5.0
 """How long a read may wait if the client does not say."""
 
-WAITING_MAX = 256
-"""Reads that may wait at a time. Each holds one of the server's threads."""
+WAITING_MAX = 156
+"""Reads that may wait at a time. Each holds one of the server's threads (see front.THREADS)."""
 
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 """About how many bytes of keys and values one page holds at most."""
