@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.api.commands import ASKED_CHARACTERS_MAX
 from kvlog.api.internal import forward_of
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.commands import (
@@ -95,7 +96,7 @@ BAD_FORWARDS = [
     ({"command": Txn((), (Compare("\0", Target.VERSION, Relation.EQUAL, 0),))}, "begins with the character NUL"),
     ({"command": Txn((), (Compare("k", Target.VERSION, Relation.EQUAL, 2**64 - 1),))}, "must be from 0 to"),
     ({"command": Txn((), (Unchanged("\0", 0),))}, "begins with NUL"),
-    ({"command": Txn(asked="x" * 2_001)}, "asked has 2001 characters"),
+    ({"command": Txn(asked="x" * (ASKED_CHARACTERS_MAX + 1))}, f"the limit is {ASKED_CHARACTERS_MAX}"),
     ({"command": Grant(0)}, "a ttl of 0 ms"),
     ({"command": Grant(2**62)}, "a ttl of"),
     ({"command": KeepAlive(-1)}, "lease -1"),
