@@ -226,7 +226,7 @@ def test_settling_can_be_asked_for_with_options(node: ClusterNode):
         (b'{"index":1,"reason":"r","force":true}', "unknown field 'force'; there is index, reason"),
         (b'{"index":1,"index":2,"reason":"r"}', "given twice"),
         (b'{"index":-1,"reason":"r"}', 'the field "index" must be'),
-        (b'{"index":1.0,"reason":"r"}', 'the field "index" must be'),
+        (b'{"index":1.5,"reason":"r"}', 'the field "index" must be'),
         (b'{"index":"1","reason":"r"}', 'the field "index" must be'),
         (b'{"index":true,"reason":"r"}', 'the field "index" must be'),
         (b'{"index":null,"reason":"r"}', 'the field "index" must be'),
