@@ -85,19 +85,31 @@ class MemoryStore:
         _check_told(state.position, at)
         return state.as_of(key, at), state.position
 
-    def page(self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None) -> Page:
+    def page(
+        self,
+        prefix: str,
+        *,
+        start: str = "",
+        limit: int,
+        bytes_max: int,
+        at: int | None = None,
+        count: bool = False,
+    ) -> Page:
         """See ports.Store."""
         state = self.state
         found: list[tuple[str, Record]] = []
-        for key in self._keys(state, prefix, at):
+        keys = self._keys(state, prefix, at)
+        there = (key for key in keys if at is None or state.as_of(key, at) is not None)
+        counted = sum(1 for _ in there) if count else None
+        for key in keys:
             record = state.records.get(key) if at is None else state.as_of(key, at)
             if record is None or key.encode() < start.encode():
                 continue
             if len(found) == limit or bytes_max <= 0:
-                return Page(tuple(found), key, state.position)
+                return Page(tuple(found), key, state.position, counted)
             found.append((key, record))
             bytes_max -= len(key.encode()) + len(record.value)
-        return Page(tuple(found), None, state.position)
+        return Page(tuple(found), None, state.position, counted)
 
     def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
         """See ports.Store."""

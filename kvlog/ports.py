@@ -93,12 +93,14 @@ class Peers(Protocol):
 class Page:
     """Records in the order of their keys' bytes, all of one state: that of ``position``, or an earlier one.
 
-    ``next`` is the key of the record that would have followed, None behind the last one.
+    ``next`` is the key of the record that would have followed, None behind the last one. ``count``, where it was
+    asked for, is how many keys have the prefix in that state, on this page or not.
     """
 
     items: tuple[tuple[str, Record], ...]
     next: str | None
     position: Position
+    count: int | None = None
 
 
 def bytes_of(changes: Changes) -> int:
@@ -162,7 +164,14 @@ class Store(View, Protocol):
         """
 
     def page(  # noqa: D417 - the rest speaks for itself
-        self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None
+        self,
+        prefix: str,
+        *,
+        start: str = "",
+        limit: int,
+        bytes_max: int,
+        at: int | None = None,
+        count: bool = False,
     ) -> Page:
         """The records whose keys begin with ``prefix``, from the key ``start`` on.
 
@@ -173,6 +182,7 @@ class Store(View, Protocol):
             limit: how many records at most.
             bytes_max: the page ends with the record that goes beyond this many bytes of keys and values.
             at: as of this revision, which has been applied.
+            count: whether all keys with the prefix are to be counted.
         """
 
     def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:

@@ -38,10 +38,14 @@ class EventStream:
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(ANSWER_S)
-        self._socket.connect(("127.0.0.1", port))
         headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
-        connection.request("GET", f"/v1/watch{target}", headers=headers)
-        self._response = connection.getresponse()
+        try:
+            self._socket.connect(("127.0.0.1", port))
+            connection.request("GET", f"/v1/watch{target}", headers=headers)
+            self._response = connection.getresponse()
+        except BaseException:
+            self._socket.close()
+            raise
         self.status = self._response.status
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
         self.retry_ms: int | None = None

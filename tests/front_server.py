@@ -148,6 +148,18 @@ def no_bytes(environ: Environ, start: Start) -> Iterable[Any]:
     return (piece for piece in ("text",))
 
 
+def bad_header(environ: Environ, start: Start) -> Iterable[bytes]:
+    return whole(start, b"", "200 OK", ("X-Bad", "a\r\nX-Worse: b"))
+
+
+def breaks_closing(environ: Environ, start: Start) -> Iterable[bytes]:
+    class Answer(list[bytes]):
+        def close(self) -> None:
+            raise ZeroDivisionError("the application breaks after its answer")
+
+    return Answer(whole(start, b"whole"))
+
+
 def changes_its_mind(environ: Environ, start: Start) -> Iterable[bytes]:
     """Starts a response, and then another one instead."""
     start("200 OK", PLAIN)
@@ -192,6 +204,8 @@ APPLICATION: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/breaks": breaks,
     "/breaks-later": breaks_later,
     "/no-bytes": no_bytes,
+    "/bad-header": bad_header,
+    "/breaks-closing": breaks_closing,
     "/changes-its-mind": changes_its_mind,
     "/204": empty("204 No Content"),
     "/304": empty("304 Not Modified"),

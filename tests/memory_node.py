@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
+from kvlog.core.machine import Position
 from kvlog.core.node import Node
 from kvlog.core.values import Member, NodeSettings, Reach
 from kvlog.guard import Fail
@@ -58,6 +59,7 @@ class MemoryNode:
         fail: Fail,
         store: MemoryStore | None = None,
         clock: Clock | None = None,
+        on_applied: Callable[[Position], None] | None = None,
     ) -> None:
         self.store = store or MemoryStore()
         self.clock = clock or RealClock()
@@ -71,7 +73,14 @@ class MemoryNode:
         )
         node = Node(settings, self.store, self.store.position())
         self.runtime = Runtime(
-            node, self.store, self.clock, say=say, fail=fail, announce=lambda _: None, watchdog_s=watchdog_s
+            node,
+            self.store,
+            self.clock,
+            say=say,
+            fail=fail,
+            announce=lambda _: None,
+            on_applied=on_applied,
+            watchdog_s=watchdog_s,
         )
         self.session = MemorySession(MemoryEnsemble(), me, self.runtime.post, RealClock())
         self.peers = NoPeers(self.runtime.post)

@@ -192,7 +192,7 @@ def server(start_server: Start) -> Iterator[Server]:
     server = start_server()
     yield server
     log = server.log.read_text()
-    expected = ("the application breaks", "the answer breaks off", "not bytes", "the handler breaks")
+    expected = ("the application breaks", "the answer breaks off", "not bytes", "the handler breaks", "ASGI")
     unexpected = [line for line in log.splitlines() if "Error" in line and not any(x in line for x in expected)]
     assert unexpected == []
 
@@ -427,7 +427,7 @@ def test_head_is_answered_as_get_without_the_body(server: Server):
         client.ask("HEAD /unread")
         head = client.answer(bodiless=True)
         client.ask("HEAD /stream")
-        assert client.answer(bodiless=True).status == 200
+        assert "content-length" not in client.answer(bodiless=True).headers
         client.ask("GET /unread")
         get = client.answer()
 
@@ -538,6 +538,39 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(server: Server, path: 
 
     assert wait_until(lambda: "breaks off" in server.log.read_text(), ANSWER_S)
     assert path == "raises-later" or server.saw("breaks closed")
+
+
+def test_answers_that_break_off_at_the_same_time_are_all_cut(server: Server):
+    """And none of the others, though all connections are looked through in one go."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(100)]
+        others = [stack.enter_context(Client(server.port)) for _ in range(100)]
+        for client in clients:
+            client.ask("GET /raises-later")
+        for client in clients:
+            client.wait_until_closed()
+        for other in others:
+            other.ask("GET /echo")
+            assert other.answer().status == 200
+
+
+def test_a_header_that_cannot_be_sent_is_an_error_of_the_application(server: Server):
+    """Nobody gets a line of his own into the head of an answer."""
+    said = server.get("GET /bad-header")
+
+    assert said.status == 500
+    assert "x-worse" not in said.headers
+
+
+def test_an_error_after_the_answer_is_told_and_changes_nothing(server: Server):
+    """The answer was whole, and so is the connection."""
+    with server.connect() as client:
+        client.ask("GET /breaks-closing")
+        assert client.answer().body == b"whole"
+        client.ask("GET /unread")
+
+        assert client.answer().body == b"unread"
+    assert "the application breaks after its answer" in server.log.read_text()
 
 
 def test_only_bytes_are_an_answer(server: Server):

@@ -108,8 +108,10 @@ class Fields:
         return found
 
     def number(self, name: str, default: int | None = None, *, low: int = 0) -> int:
-        """A whole number."""
+        """A whole number; 7.0 is one as well, JSON knows no difference (JSON Schema, 6.1.1)."""
         found = self._required(name, default)
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
         if not isinstance(found, int) or isinstance(found, bool) or not low <= found <= NUMBER_MAX:
             raise self.wrong(name, f"a whole number from {low} to {NUMBER_MAX}")
         return found

@@ -14,11 +14,11 @@ from kvlog.api.outcomes import answer, committed
 from kvlog.api.parameters import KEY, WRITE, a_limit, a_number, a_prefix, parameters
 from kvlog.api.writing import own_id, write
 from kvlog.core.values import Committed
-from kvlog.errors import InvalidInput
+from kvlog.errors import Behind, GapsInHistory, HistoryTrimmed, InvalidInput, TooManyKeys
 from kvlog.ports import Version
 from kvlog.service.reads import PAGE_BYTES_MAX, Diff, Reads
 from kvlog.service.service import Service
-from kvlog.service.writes import plan_rollback
+from kvlog.service.writes import plan_rollback, repeat_rollback
 
 HISTORY = (KEY, a_limit(1_000, 100), a_number("before", "only what was before this revision", low=1))
 DIFF = (
@@ -56,11 +56,19 @@ def add_routes(app: Flask, service: Service) -> None:
         given, name = parameters(incoming.query(), ROLLBACK), own_id()
         key, prefix, revision, dry_run = rollback_of(incoming.json_body())
         timeout_s = given["timeout_ms"] / 1000
-        plan = plan_rollback(service.reads, key=key, prefix=prefix, revision=revision, timeout_s=timeout_s)
-        if dry_run:
-            body = {"outcome": "planned", "changes": len(plan.txn.then), "revision": plan.revision}
-            return respond(View(body))
-        written = write(service, plan.txn, given, name)
+        try:
+            plan = plan_rollback(service.reads, key=key, prefix=prefix, revision=revision, timeout_s=timeout_s)
+        except (InvalidInput, HistoryTrimmed, GapsInHistory, TooManyKeys, Behind):
+            # What can be planned no more may be done already: a repetition gets the first answer.
+            if dry_run or not name or service.reads.request(name)[0] is None:
+                raise
+            command = repeat_rollback(key=key, prefix=prefix, revision=revision)
+        else:
+            if dry_run:
+                body = {"outcome": "planned", "changes": len(plan.txn.then), "revision": plan.revision}
+                return respond(View(body))
+            command = plan.txn
+        written = write(service, command, given, name)
 
         def done(result: Committed) -> View:
             return View(committed(written, result, changes=result.changes))

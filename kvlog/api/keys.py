@@ -145,7 +145,11 @@ def _show(key: str, record: Record, read: Read) -> Response:
 
 def _page(service: Service, given: dict[str, Any]) -> View:
     page, read = service.reads.page(
-        given["prefix"], start=given["from"], limit=given["limit"], options=read_options(given)
+        given["prefix"],
+        start=given["from"],
+        limit=given["limit"],
+        options=read_options(given),
+        count=given["count"],
     )
     body: dict[str, Any] = {
         "revision": read.revision,
@@ -153,8 +157,6 @@ def _page(service: Service, given: dict[str, Any]) -> View:
     }
     if page.next is not None:
         body["next"] = page.next
-    if given["count"]:
-        # What a stale store held at a revision, it cannot tell; what it holds now, it can.
-        at = None if read.missed_entries else read.revision
-        body["count"] = service.reads.count(given["prefix"], at=at)
+    if page.count is not None:
+        body["count"] = page.count
     return View(body, headers=age(read))

@@ -50,7 +50,7 @@ def _add_reads(app: Flask, service: Service) -> None:
                 {
                     "lease": wanted,
                     "ttl": found.ttl_ms / 1000,
-                    "keys": list(found.keys),
+                    "keys": sorted(found.keys, key=str.encode),
                     "remaining_ms": found.remaining_ms,
                 }
             )

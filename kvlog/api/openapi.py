@@ -12,7 +12,7 @@ from kvlog.api import incoming
 from kvlog.api.answers import JSON, encode
 from kvlog.api.described import answers, bodies, node, node_operations, operations, problems
 from kvlog.api.described.operation import AGE, EVERYWHERE, Answer, Given, Operation
-from kvlog.api.described.shapes import INDEX, REVISION, Schema, a_count, a_text, just, one_of, ref
+from kvlog.api.described.shapes import INDEX, REVISION, Schema, a_count, a_text, one_of, ref
 from kvlog.api.outcomes import REPLAYED
 from kvlog.api.parameters import Parameter, parameters
 from kvlog.peers import INSTANCE_HEADER
@@ -73,13 +73,13 @@ HEADERS: dict[str, tuple[str, Schema]] = {
     "Kvlog-Tail-Index": ("the last entry of the log that this node knows of", INDEX),
     "Kvlog-Staleness-Ms": (
         "for how long this node may have missed something; unknown if it never was up to date",
-        {"oneOf": [_DECIMAL, {"const": "unknown"}]},
+        {"type": "string", "pattern": "^([0-9]+|unknown)$"},
     ),
     "Kvlog-Read": ("what kind of read it was", one_of("local", "linearizable", "at")),
     "Kvlog-Create-Revision": ("the revision at which the key came to be", REVISION),
     "Kvlog-Version": ("how often it was written since", a_count()),
     "Kvlog-Lease": ("the lease that it is attached to; only if there is one", a_count()),
-    REPLAYED: ("true, where this repeats the first answer to the same Idempotency-Key", just(True)),
+    REPLAYED: ("true, where this repeats the first answer to the same Idempotency-Key", one_of("true")),
     "ETag": ("the revision, in quotes; of the JSON form with -json at its end", a_text()),
     "Vary": ("what the form of the answer depends on", a_text()),
     "Retry-After": ("seconds after which to try again; only if that may help", _DECIMAL),

@@ -55,7 +55,7 @@ def _name(found: object, where: str) -> object:
 
 def _put(fields: Fields) -> SetKey:
     key = fields.key()
-    value = data_of(fields.where, fields.text("value"), fields.anything("encoding"))
+    value = data_of(fields.where, fields.text("value"), _encoding(fields))
     try:
         content_type = check_content_type(fields.text("content_type", default=""))
     except InvalidInput as error:
@@ -67,6 +67,10 @@ def _put(fields: Fields) -> SetKey:
     return SetKey(key, value, content_type, lease, ttl_ms)
 
 
+def _encoding(fields: Fields) -> str | None:
+    return fields.text("encoding") if "encoding" in fields else None
+
+
 def condition_of(found: object, where: str) -> Condition:
     """A comparison. Raises as ``write_of`` does."""
     if isinstance(found, dict) and found.get("target") == UNCHANGED_SINCE:
@@ -75,9 +79,7 @@ def condition_of(found: object, where: str) -> Condition:
     fields = Fields(found, COMPARE, where)
     key, target, relation = fields.key(), _target(fields), _relation(fields)
     if target is Target.VALUE:
-        return Compare(
-            key, target, relation, data=data_of(where, fields.text("value"), fields.anything("encoding"))
-        )
+        return Compare(key, target, relation, data=data_of(where, fields.text("value"), _encoding(fields)))
     if "encoding" in fields:
         raise InvalidInput(f'{where}the field "encoding" goes with the target value only')
     return Compare(key, target, relation, number=fields.number("value"))

@@ -22,7 +22,8 @@ PARAMETERS_MAX = 16
 NUMBER_MAX = 2**63 - 1
 """Revisions, indices and leases are below this."""
 
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?")
+"""A number as JSON has them: programs write more digits than anybody means, and small ones with an exponent."""
 
 Read = Callable[[str, str], Any]
 """The value of the parameter with this name, from its text. Raises InvalidInput."""

@@ -62,7 +62,10 @@ PARAMETERS = (
     ),
 )
 
-_last_event_id = params.number(0)
+LAST_EVENT_ID_MAX = params.NUMBER_MAX - 1
+"""There has to be a revision behind it."""
+
+_last_event_id = params.number(0, LAST_EVENT_ID_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,8 @@ def tail_log(command: TailLog) -> None:
             continue
         entry = msgspec.convert(raw, _Entry)
         late = "?" if entry.applied_after_ms is None else f"{entry.applied_after_ms:g}ms"
-        row(entry.index, moment(entry.time_ms), entry.words, entry.path or "?", late)
+        when = moment(entry.time_ms) if entry.time_ms else "?"
+        row(entry.index, when, entry.words, entry.path or "?", late)
 
 
 def _entries(command: TailLog) -> Iterator[dict[str, Any]]:

@@ -60,6 +60,9 @@ SEARCHED_BYTES_MAX = 32 * 1024 * 1024
 """How much is looked at for all such conditions of one request together; beyond that, it counts as changed. The
 leader decides nothing else meanwhile."""
 
+SEARCH_EFFORT = 250
+"""What a search counts for among the records that are looked at (see ``effort``)."""
+
 _ESCAPED = 7
 """Bytes that JSON takes for one character or byte at most, within text that is escaped already."""
 
@@ -204,9 +207,13 @@ def _widest(operation: Operation) -> list[Effect]:
     return [*effects, _put(operation, _WIDEST, _WIDEST, lease=_WIDEST)]
 
 
-def searches(command: Command) -> bool:
-    """Whether it can take long to find out if its conditions hold."""
-    return isinstance(command, Txn) and any(isinstance(each, Unchanged) for each in command.conditions)
+def effort(command: Command) -> int:
+    """How many records, about, are looked at to evaluate a command: the leader decides nothing else meanwhile."""
+    if not isinstance(command, Txn):
+        return 1
+    searched = any(isinstance(each, Unchanged) for each in command.conditions)
+    operations = max(len(command.then), len(command.otherwise))
+    return len(command.conditions) + operations + (SEARCH_EFFORT if searched else 0)
 
 
 def _holds(view: View, condition: Condition, search: Search) -> bool:

@@ -18,7 +18,7 @@ from kvlog.core.commands import KeepAlive, Revoke
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, ListLeases, Note, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
-from kvlog.core.evaluate import View
+from kvlog.core.evaluate import View, lease_key
 from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
 from kvlog.core.leases import Leases
 from kvlog.core.replicator import Replicator
@@ -96,16 +96,21 @@ class Leadership:
 
     def submit(self, write: WriteSubmitted, full: str, now: float) -> list[Effect]:
         """Take a write; if the log is ``full``, only one for which nothing more is appended."""
+        if isinstance(write.command, KeepAlive):  # E1: heard of is heard of, whether it can be confirmed or not
+            self.leases.renew(write.command.lease, now)
         if full and not self.writer.knows(write):
             return [Reply(write.token, Refused(full))]
-        if isinstance(write.command, KeepAlive):
-            self.leases.renew(write.command.lease, now)
         return [*self.writer.submit(write)]
 
     def end_leases(self, now: float) -> None:
-        """Delete the keys of the leases whose time is over."""
+        """Delete the keys of the leases whose time is over: a few at a time, the next when those are appended."""
+        if self._settling or self.writer.has_own:
+            return
         for lease in self.leases.due(now):
-            self.writer.submit(WriteSubmitted(NOBODY, Revoke(lease), Ack.LOG, now + ENDING_S))
+            if self.writer.holds(lease_key(lease)):
+                self.writer.submit(WriteSubmitted(NOBODY, Revoke(lease), Ack.LOG, now + ENDING_S))
+            else:
+                self.leases.forget(lease)
 
     def append(self, cursor: Cursor, candidate: Enrolled, now: float, wall_ms: int) -> list[Effect]:
         """The next entry, if writes are waiting and none is under way."""

@@ -74,6 +74,11 @@ class Leases:
                 self._schedule(lease, now + RETRY_S)
         return ended
 
+    def forget(self, lease: int) -> None:
+        """There is no such lease: it ended between its listing and the moment at which that was told."""
+        self._ttl_s.pop(lease, None)
+        self._deadlines.pop(lease, None)
+
     def remaining_ms(self, lease: int, now: float) -> int | None:
         """What is left of a lease's time; None if this node does not keep it."""
         deadline = self._deadlines.get(lease)

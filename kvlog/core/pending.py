@@ -38,6 +38,10 @@ class Pending:
         written = self._records.get(key)
         return self._store.get(key) if written is None else written.record
 
+    def may_hold(self, key: str) -> bool:
+        """Whether a key is there, or something that is not applied yet makes or removes it."""
+        return key in self._records or self._store.get(key) is not None
+
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
         """See evaluate.View."""
         found = [key for key, written in self._records.items() if written.record and written.record.lease == lease]

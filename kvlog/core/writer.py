@@ -31,7 +31,7 @@ from kvlog.core.entry import (
     encode_entry,
     encode_request,
 )
-from kvlog.core.evaluate import View, evaluate, searches
+from kvlog.core.evaluate import View, effort, evaluate
 from kvlog.core.events import WriteSubmitted
 from kvlog.core.machine import Position, Remembered, outcome_of
 from kvlog.core.pending import Pending
@@ -45,8 +45,8 @@ the server's own bound is reached first; this one keeps the promise whatever ser
 BATCH_WRITES_MAX = 512
 """Writes in one entry, so that one entry never holds up the store or a push for long."""
 
-SEARCHES_MAX = 16
-"""Writes in one entry for whose conditions the past has to be searched: nothing else is decided meanwhile."""
+EFFORT_MAX = 4_000
+"""About how many records are looked at for one entry at most: nothing else is decided meanwhile."""
 
 NOBODY = 0
 """The token of the leader's own writes, whose answer nobody waits for."""
@@ -84,7 +84,7 @@ class _Forming:
     index: int
     revision: int
     room: int = ENTRY_BYTES_MAX - HEADER_BYTES_MAX
-    searches: int = 0
+    effort: int = 0
     requests: list[bytes] = field(default_factory=list)
     landings: list[Landing] = field(default_factory=list)
 
@@ -105,6 +105,15 @@ class Writer:
     def idle(self) -> bool:
         """No write is under way here."""
         return not (self.queue or self.in_flight or self.unresolved or self.acking)
+
+    @property
+    def has_own(self) -> bool:
+        """Something that the leader wants by itself waits for its entry."""
+        return any(write.token == NOBODY for write in self.queue)
+
+    def holds(self, key: str) -> bool:
+        """Whether there is such a key, or may be: what is appended and not applied yet may still be refused."""
+        return self._pending.may_hold(key)
 
     # --- in and out ---------------------------------------------------------------------------------------
 
@@ -168,10 +177,10 @@ class Writer:
 
     def _take_in(self, write: WriteSubmitted, forming: _Forming) -> bool:
         """Evaluate a write into the entry that forms; False if it has to wait for the next one."""
-        if searches(write.command):
-            if forming.searches == SEARCHES_MAX:
-                return False
-            forming.searches += 1
+        needed = effort(write.command)
+        if forming.effort and forming.effort + needed > EFFORT_MAX:
+            return False
+        forming.effort += needed
         at, index = forming.revision, forming.index
         check = fingerprint(write.command) if write.request_id and write.request_id[0] != OWN_ID else ""
         request = evaluate(self._pending, write.command, at, request_id=write.request_id, check=check)

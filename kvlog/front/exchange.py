@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kvlog.errors import ClientGone
@@ -64,19 +62,37 @@ def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     piece(send, body, more=False)
 
 
-def cut(scope: Scope) -> None:
-    """Close the connection of a request whose answer breaks off, so that nobody takes it for whole.
+def cut(*scopes: Scope) -> None:
+    """Close the connections of requests whose answers break off, so that nobody takes them for whole.
 
-    Granian would end the answer as if that were all of it, and has no call for this.
+    Granian would end the answers as if that were all of them, and has no call for this. All that the process has
+    open is looked through, once for all: with thousands of connections this takes milliseconds, so it is not for
+    the event loop.
     """
-    client = (scope["client"][0], int(scope["client"][1]))
-    for descriptor in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
-        with suppress(OSError):  # it has been closed meanwhile, or is not connected
-            # Only sockets: to close a copy of a file's descriptor gives up all locks on the file.
-            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                with socket.socket(fileno=os.dup(descriptor)) as connection:
-                    if connection.getpeername()[:2] == client:
-                        connection.shutdown(socket.SHUT_RDWR)
+    clients = {(scope["client"][0], int(scope["client"][1])) for scope in scopes}
+    for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - ten times as fast
+        if _peer(descriptor) in clients:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                if (
+                    connection.getpeername()[:2] in clients
+                ):  # else it has been closed meanwhile, and is another one
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _peer(descriptor: int) -> tuple[str, int] | None:
+    """Who is connected, if this is a connection."""
+    try:
+        # Known to be none: to close a copy of a file's descriptor would give up all locks on the file.
+        found = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    except OSError:
+        return None
+    try:
+        peer: tuple[str, int] = found.getpeername()[:2]
+    except OSError:
+        return None
+    finally:
+        found.detach()
+    return peer
 
 
 class Incoming:

@@ -36,9 +36,9 @@ from kvlog.front.wsgi import Application, Call
 from kvlog.guard import Guard
 from kvlog.problems import RETRY_AFTER
 
-THREADS = 320
-"""Requests that the application works on at a time; service.WRITES_MAX of them may be writes, the rest stay free
-for reads."""
+THREADS = 512
+"""Requests that the application works on at a time. Of them, writes.WRITES_MAX may be writes and reads.WAITING_MAX
+reads that wait, so that a hundred are always free for what does not: local reads, pushes, probes."""
 
 WAITING_MAX = 1_024
 """Requests that may wait for a thread. One more is refused: its client had better try another node."""
@@ -85,6 +85,9 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
     )
 
 
+ENDING_S = 1.0
+"""How long the clients of streams have to read their ends when the node stops."""
+
 STOPPING = "this node is stopping; ask another one"
 
 
@@ -116,7 +119,10 @@ class Front:
         self._under_way = 0
         self._threads = 0
         self._stopping = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[Scope, Exchange]] = {}
+        self._to_cut: list[Scope] = []
+        self._cutting = asyncio.Lock()
+        self._last_cut: asyncio.Task[None] | None = None  # what nobody holds may go before it is done
 
     def stop(self) -> None:
         """End the handlers that are under way, and start no other one; from any thread.
@@ -158,16 +164,16 @@ class Front:
             return
         proto = Exchange(incoming, send)
         task = asyncio.create_task(handler(scope, proto))
-        self._tasks.add(task)
+        self._tasks[task] = scope, proto
         incoming.watch(task.cancel)
         try:
             await asyncio.wait((task,))
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
             incoming.close()
-        self._end(task, scope, proto, send)
+        await self._end(task, scope, proto, send)
 
-    def _end(self, task: asyncio.Task[None], scope: Scope, proto: Exchange, send: Send) -> None:
+    async def _end(self, task: asyncio.Task[None], scope: Scope, proto: Exchange, send: Send) -> None:
         """Bring an answer to its end, whatever its handler has made of it."""
         if task.cancelled() and not proto.answered:
             self._refuse(send, STOPPING)
@@ -182,13 +188,28 @@ class Front:
             respond(send, HTTPStatus.INTERNAL_SERVER_ERROR, headers, problem_body("internal-error", BROKEN))
         elif proto.stream is not None:
             if error is not None:
-                cut(scope)
+                await self._cut(scope)
             proto.stream.end()
+
+    async def _cut(self, scope: Scope) -> None:
+        """Close a connection; those that are to be closed at the same time go together."""
+        self._to_cut.append(scope)
+        async with self._cutting:
+            scopes, self._to_cut = self._to_cut, []
+            if scopes:
+                await asyncio.to_thread(cut, *scopes)
 
     def _stop(self) -> None:
         self._stopping = True
+        streams = [scope for scope, proto in self._tasks.values() if proto.stream is not None]
         for task in tuple(self._tasks):
             task.cancel()
+        if streams:
+            asyncio.get_running_loop().call_later(ENDING_S, self._cut_off, streams)
+
+    def _cut_off(self, streams: list[Scope]) -> None:
+        """Close the connections of streams whose clients do not read the end: the server would wait for them."""
+        self._last_cut = asyncio.create_task(asyncio.to_thread(cut, *streams))
 
     # --- the pool of threads ------------------------------------------------------------------------------
 

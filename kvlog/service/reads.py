@@ -20,8 +20,8 @@ from kvlog.runtime import Freshness, Runtime
 READ_TIMEOUT_S = 5.0
 """How long a read may wait if the client does not say."""
 
-WAITING_MAX = 256
-"""Reads that may wait at a time. Each holds one of the server's threads."""
+WAITING_MAX = 156
+"""Reads that may wait at a time. Each holds one of the server's threads (see front.THREADS)."""
 
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 """About how many bytes of keys and values one page holds at most."""
@@ -31,6 +31,9 @@ KEPT_PIECE = 1_000
 
 DIFF_KEYS_MAX = 100_000
 """Keys that may have been changed between two revisions which are compared."""
+
+DIFF_CHANGES_MAX = 1_000_000
+"""Changes that are gone through for one comparison, whatever keys they are of: seconds, and not minutes."""
 
 ATTACHED_MAX = 10_000
 """Keys of a lease that are listed."""
@@ -134,18 +137,16 @@ class Reads:
         """
         return self._consistent(options, lambda at: self._store.read(key, at=at))
 
-    def page(self, prefix: str, *, start: str, limit: int, options: ReadOptions = LOCAL) -> tuple[Page, Read]:
+    def page(
+        self, prefix: str, *, start: str, limit: int, options: ReadOptions = LOCAL, count: bool = False
+    ) -> tuple[Page, Read]:
         """Records in the order of their keys; see ports.Store. Raises as ``key`` does."""
 
         def look(at: int | None) -> tuple[Page, Position]:
-            page = self._store.page(prefix, start=start, limit=limit, bytes_max=PAGE_BYTES_MAX, at=at)
+            page = self._store.page(prefix, start=start, limit=limit, bytes_max=PAGE_BYTES_MAX, at=at, count=count)
             return page, page.position
 
         return self._consistent(options, look)
-
-    def count(self, prefix: str, *, at: int | None) -> int:
-        """How many keys begin with a prefix, or began with it at a revision, which has been applied here."""
-        return self._store.count(prefix, at=at)[0]
 
     def request(self, request_id: str) -> tuple[Remembered | None, int, Read]:
         """What this replica remembers of a request, for how many revisions it does, and how old that can be."""
@@ -206,7 +207,11 @@ class Reads:
         """
         self.wait(ReadOptions(min_revision=max(first, last)))
         touched: dict[str, tuple[int, int]] = {}  # the revisions of the records before and after
-        for change in self._changes(min(first, last), max(first, last)):
+        for number, change in enumerate(self._changes(min(first, last), max(first, last))):
+            if number == DIFF_CHANGES_MAX:
+                raise TooManyKeys(
+                    f"more than {DIFF_CHANGES_MAX} changes lie between the two revisions: take closer ones"
+                )
             if not change.key.startswith(prefix) or change.key.startswith(SYSTEM):
                 continue
             before = touched[change.key][0] if change.key in touched else _revision(change.before)

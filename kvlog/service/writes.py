@@ -172,6 +172,18 @@ class Writes:
         return self._peers.forward(to.leader.address, forward, left_s + FORWARD_MARGIN_S)
 
 
+def asked_rollback(*, key: str | None, prefix: str, revision: int) -> str:
+    """What tells a repetition of a rollback."""
+    what = f"key {key!r}" if key is not None else f"prefix {prefix!r}"
+    return f"rollback of {what} to revision {revision}"
+
+
+def repeat_rollback(*, key: str | None, prefix: str, revision: int) -> Txn:
+    """A transaction that has the answer of a rollback which is committed, and does nothing if there was none."""
+    never = Compare(key or "-", Target.VERSION, Relation.LESS, 0)
+    return Txn(conditions=(never,), asked=asked_rollback(key=key, prefix=prefix, revision=revision))
+
+
 def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, timeout_s: float) -> Rollback:
     """What makes a key, or all keys with a prefix, what they were at ``revision``.
 
@@ -187,8 +199,7 @@ def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, 
     now = reads.revision
     if revision > now:
         raise InvalidInput(f"revision {revision} is still to come: {now} is the present one")
-    what = f"key {key!r}" if key is not None else f"prefix {prefix!r}"
-    asked = f"rollback of {what} to revision {revision}"
+    asked = asked_rollback(key=key, prefix=prefix, revision=revision)
     if key is not None:
         record, present = reads.record_at(key, revision), reads.record_at(key, None)
         changed = _revision(record) != _revision(present)

@@ -24,8 +24,8 @@ from kvlog.store.directories import DATA_FILE, full_disk, sync_directory
 MAP_BYTES = 64 * 1024**3
 """Upper bound of the store's size. It is address space, not disk or memory: the file grows as it is filled."""
 
-READERS_MAX = 512
-"""Threads that may read at a time; the server has far fewer."""
+READERS_MAX = 1_024
+"""Threads that may read at a time; the server has half as many."""
 
 FORMAT = 3
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -125,7 +126,16 @@ class LmdbStore:
             check_told(position, at)
             return History(files, transaction).record_at(key, at), position
 
-    def page(self, prefix: str, *, start: str = "", limit: int, bytes_max: int, at: int | None = None) -> Page:
+    def page(
+        self,
+        prefix: str,
+        *,
+        start: str = "",
+        limit: int,
+        bytes_max: int,
+        at: int | None = None,
+        count: bool = False,
+    ) -> Page:
         """See ports.Store."""
         files = self._files
         with guarded(self._directory), files.environment.begin() as transaction:
@@ -133,7 +143,8 @@ class LmdbStore:
             if at is not None:
                 check_told(position, at)
             keys = Range(files, transaction, prefix, start)
-            return keys.page(position, limit=limit, bytes_max=bytes_max, at=at)
+            found = keys.page(position, limit=limit, bytes_max=bytes_max, at=at)
+            return replace(found, count=Range(files, transaction, prefix).count(at)) if count else found
 
     def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
         """See ports.Store."""

@@ -16,6 +16,7 @@ from kvlog.api.course import READ_KEY, update_of
 from kvlog.api.ids import any_request_id, request_id
 from kvlog.api.items import check_content_type, data_of, value
 from kvlog.api.keys import LIST, PUT
+from kvlog.api.operations import condition_of, operation_of
 from kvlog.api.parameters import KEY, NUMBER_MAX, WRITE, a_flag, number, parameters, seconds
 from kvlog.api.reading import read_options
 from kvlog.core.commands import AnyOf, Compare, Relation, Target, update
@@ -126,10 +127,19 @@ def test_a_number_is_read_within_its_limits(found: int):
 
 
 @pytest.mark.parametrize(
-    ("text", "milliseconds"), [("1", 1_000), ("1.5", 1_500), ("0.001", 1), ("60.000", 60_000)]
+    ("text", "milliseconds"),
+    [
+        ("1", 1_000),
+        ("1.5", 1_500),
+        ("0.001", 1),
+        ("60.000", 60_000),
+        ("4.597483229523137", 4_597),
+        ("1e-05", 0),
+        ("6E+1", 60_000),
+    ],
 )
 def test_seconds_may_have_decimals(text: str, milliseconds: int):
-    """They are read as milliseconds."""
+    """They are read as milliseconds, however a program writes a number down."""
     assert seconds(0, 60)("wait", text) == milliseconds
 
 
@@ -141,7 +151,7 @@ def test_no_text_breaks_the_reading_of_seconds(text: str):
     except InvalidInput:
         return
     assert 0 <= found <= 60_000
-    assert re.fullmatch(r"[0-9]+(\.[0-9]+)?", text)
+    assert re.fullmatch(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", text)
 
 
 def test_past_and_present_cannot_be_asked_for_together():
@@ -265,11 +275,27 @@ def test_a_value_that_is_no_base64_is_refused(text: str):
         data_of("here: ", text, "base64")
 
 
-@pytest.mark.parametrize("found", [True, 1.0, "1", None, [], -1, 2**63])
+@pytest.mark.parametrize("found", [True, 1.5, "1", None, [], -1, 2**63, float(2**63), 1e400])
 def test_a_field_that_is_no_number_is_refused(found: object):
-    """JSON's true is none, and 1.0 is no whole one."""
+    """JSON's true is none, and 1.5 is no whole one."""
     with pytest.raises(InvalidInput, match='here: the field "n" must be a whole number from 0 to'):
         Fields({"n": found}, ("n",), "here: ").number("n")
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    """7.0 is 7: JSON knows one kind of numbers, and some languages have no other."""
+    assert Fields(json_value(b'{"n": 7.0}'), ("n",)).number("n") == 7
+
+
+@pytest.mark.parametrize("found", [None, "", "hex", 64])
+def test_an_encoding_is_base64_or_left_out(found: object):
+    """null is not the same as nothing, in an operation and in a comparison."""
+    operation = {"op": "put", "key": "k", "value": "", "encoding": found}
+    comparison = {"key": "k", "target": "value", "op": "=", "value": "", "encoding": found}
+    with pytest.raises(InvalidInput, match="encoding"):
+        operation_of(operation, "")
+    with pytest.raises(InvalidInput, match="encoding"):
+        condition_of(comparison, "")
 
 
 @pytest.mark.parametrize("found", [True, 0.999, 31_536_001, "5", None, -1, 10**400])

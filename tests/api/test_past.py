@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kvlog.api.history import PIECE, _history
+from kvlog.errors import TooManyKeys
+from kvlog.service import reads as reads_module
 from kvlog.service.explain import Explanations
 from kvlog.service.reads import PAGE_BYTES_MAX, Reads
 from kvlog.store.lmdb_history import History, Row
@@ -81,3 +83,20 @@ def test_a_page_of_the_log_ends_where_it_is_large_enough(node: MemoryNode):
     size = sum(len(entry.item.data) for entry in shown if entry.item is not None)
     assert [entry.index for entry in shown] == list(range(len(shown)))
     assert PAGE_BYTES_MAX <= size <= PAGE_BYTES_MAX + 300_000
+
+
+def test_a_comparison_goes_through_a_bounded_number_of_changes(
+    tmp_path: Path, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever keys they are of: it holds a thread of the server for so long."""
+    monkeypatch.setattr(reads_module, "DIFF_CHANGES_MAX", 20)
+    chain = Chain()
+    for number in range(21):
+        chain.put("same", str(number))
+    with closing(LmdbStore(tmp_path)) as store:
+        store.apply(tuple(chain.entries), fill=False)
+        reads = Reads(runtime=node.runtime, store=store, clock=RealClock())
+
+        assert reads.changed_keys(1, 21, "other") == []
+        with pytest.raises(TooManyKeys, match="closer"):
+            reads.changed_keys(0, 21, "other")

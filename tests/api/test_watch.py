@@ -1,4 +1,4 @@
-"""GET /v1/watch: streams and polls on a real node. Each sentence of docs/api.md about them is a test here."""
+"""GET /v1/watch on a real node: streams, polls, what is refused, and what is not kept."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """get, put, delete, list, txn on a real cluster: what users see of keys and values."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from kvlog.client import Put
 from kvlog.processes import wait_until
 
-from .conftest import Users, on_terminal
+from .conftest import NodeStandIn, Users, kvlog, on_terminal
 
 
 def test_get_prints_the_value_and_nothing_else(users: Users, tmp_path: Path):
@@ -246,6 +247,16 @@ def test_a_load_says_how_much_it_has_done(users: Users, tmp_path: Path):
     assert users.value("a") is None
 
 
+def test_a_loaded_key_hangs_on_its_lease_unless_it_was_listed(users: Users):
+    """A listed key's lease is that of another time; the put of a key says which one it means."""
+    lease = users.client.lease(60).id
+    put = {"key": users.key("a"), "value": "v", "lease": lease}
+    listed = put | {"key": users.key("b"), "create_revision": 1, "revision": 1, "version": 1}
+    users.done("load", "-", stdin=f"{json.dumps(put)}\n{json.dumps(listed)}\n")
+
+    assert [item.lease for item in users.client.list(users.prefix)] == [lease, None]
+
+
 def test_a_load_that_stops_says_where_and_how_to_go_on(users: Users, tmp_path: Path):
     """The line that is wrong, the lines that are done; the command that it names does the others."""
     file = tmp_path / "operations"
@@ -290,6 +301,19 @@ def test_a_node_that_is_down_is_passed_over(users: Users):
     assert (failed.code, failed.out) == (1, "")
     assert f"{down}: connection refused" in failed.err
     assert failed.err.endswith("name nodes that work with --node HOST:PORT\n")
+
+
+def test_a_write_of_unknown_fate_names_the_command_that_finds_out(make_nodes: Callable[..., list[NodeStandIn]]):
+    """Under the id that the node was asked with."""
+    (node,) = make_nodes("n1")
+    unknown = {"type": "kvlog:unknown", "outcome": "unknown", "detail": "the leader has not answered"}
+    node.routes["DELETE /v1/kv/k"] = lambda _: (504, unknown)
+    result = kvlog("delete", "k", "--node", node.url, "--timeout", "0.5", "--request-id", "order-7")
+
+    assert (result.code, result.out) == (1, "")
+    assert (
+        "it is not known whether it has happened: `python -m kvlog request order-7 --settle` finds" in result.err
+    )
 
 
 def test_what_became_of_a_write_is_asked_for_by_its_id(users: Users):

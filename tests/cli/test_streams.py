@@ -1,13 +1,14 @@
 """watch and log tail on a real cluster: what comes, as it comes, until somebody ends it."""
 
 import signal
+from collections.abc import Callable
 from threading import Thread
 
 import pytest
 
 from kvlog.processes import wait_until
 
-from .conftest import Users, started
+from .conftest import NodeStandIn, Users, kvlog, started
 
 
 def test_a_watch_shows_what_is_written_as_it_comes(users: Users):
@@ -50,7 +51,7 @@ def test_a_watch_begins_where_it_is_told(users: Users):
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_the_log_is_shown_as_it_comes(users: Users, ending: signal.Signals):
-    """From the next entry on; either signal is its ordinary end."""
+    """A line for each entry at once; either signal is its ordinary end."""
     with started("log", "tail", "--node", users.nodes) as process:
         assert process.stdout is not None
         lines: list[str] = []
@@ -71,6 +72,17 @@ def test_the_log_is_shown_as_it_comes(users: Users, ending: signal.Signals):
     assert path in {"append", "push", "watch", "poll", "replay"}
     assert what.startswith("revision ")
     assert what.endswith(f": put {users.key('k')}")
+
+
+def test_the_log_is_shown_from_the_next_entry_on(make_nodes: Callable[..., list[NodeStandIn]]):
+    """Page after page; what cannot be shown of an entry is said in its line."""
+    (node,) = make_nodes("n1")
+    pages = [{"entries": [], "next": 50}, {"entries": [{"index": 50, "error": "it is damaged"}], "next": 51}]
+    node.routes["GET /v1/log"] = lambda _: (200, pages.pop(0))
+    result = kvlog("log", "tail", "--limit", 1, "--node", node.url)
+
+    assert (result.code, result.out) == (0, "50\t?\tit is damaged\t?\t?\n")
+    assert [line.split("&")[0] for line in node.asked[1:]] == ["GET /v1/log?from=50"] * 2
 
 
 def test_the_log_is_shown_from_its_beginning(users: Users):

@@ -1,6 +1,5 @@
 """The command line itself: help, wrong usage, exit codes."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -37,7 +36,7 @@ from kvlog.cli.user_commands import (
 )
 from kvlog.errors import SettingsError
 
-from .conftest import ROOT, kvlog
+from .conftest import ROOT, kvlog, started
 
 COMMANDS = [
     ("backup",),
@@ -290,17 +289,31 @@ def test_a_lock_takes_any_command_behind_its_name(marker: list[str]):
     assert found == RunLocked(Target((NODE,)), "name", ("ls", "--json", "-l"), 5.0, 0.0)
 
 
-def test_an_interrupted_command_says_so():
+def test_help_needs_none_of_what_commands_need():
+    """Completion asks at each press of a key: what takes long to import is left for when it is used."""
+    script = "import sys, kvlog.cli.main; print(*sorted({'httpx', 'kazoo', 'lmdb', 'urllib3'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("status",), "interrupted; running the same command again is safe"),
+        (("put", "k", "v"), "interrupted; if it was to change something, that may have happened, or not"),
+    ],
+)
+def test_an_interrupted_command_says_so(command: tuple[str, ...], said: str):
     """SIGTERM or Ctrl-C while it waits for a node: exit code 1, a sentence, no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kvlog", "status", "--node", url], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
         silent.settimeout(20)
-        with silent.accept()[0], process:
-            os.kill(process.pid, signal.SIGTERM)
-            _, said = process.communicate(timeout=20)
+        with (
+            started(*command, "--node", f"http://127.0.0.1:{silent.getsockname()[1]}") as process,
+            silent.accept()[0],
+        ):
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
 
     assert process.returncode == 1
-    assert said == "python -m kvlog: interrupted; running the same command again is safe\n"
+    assert err == f"python -m kvlog: {said}\n"

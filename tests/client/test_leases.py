@@ -135,7 +135,7 @@ def test_a_keep_alive_that_fails_at_once_is_not_repeated_without_a_pause(make_cl
     leases.instead["POST /v1/leases/"] = [problem(400, "bad-request")]
 
     with pytest.raises(LeaseLost, match="it is bad-request"), client.lease(1.0) as lease:
-        assert wait_until(lease.lost.is_set, 1.5)
+        assert wait_until(lease.lost.is_set, WAIT_S)
     assert 2 <= len(leases.asked("POST /v1/leases/")) <= 10
 
 

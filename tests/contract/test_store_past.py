@@ -476,6 +476,19 @@ def test_beyond_so_many_revisions_everything_counts_as_changed(make_store: MakeS
     assert store.changed_since("b", 0, Search())
 
 
+def test_a_page_counts_the_keys_of_the_very_state_that_it_shows(make_store: MakeStore):
+    """On this page or not; also in a store that keeps nothing of the past, and of an earlier state."""
+    past = past_with(("a", b"1"), ("b1", b"1"), ("b2", b"1"), ("b3", b"1"))
+    forgetful, store = make_store(past, history=0), make_store(past)
+
+    page = forgetful.page("b", start="b2", limit=1, bytes_max=MUCH, count=True)
+
+    assert ([key for key, _ in page.items], page.next, page.count) == (["b2"], "b3", 3)
+    assert store.page("b", limit=0, bytes_max=MUCH, count=True).count == 3
+    assert store.page("b", limit=9, bytes_max=MUCH, at=3, count=True).count == 2
+    assert store.page("b", limit=9, bytes_max=MUCH).count is None
+
+
 def test_a_search_through_much_counts_as_a_change(tmp_path: Path):
     """As it does where the rows that would have to be read have too many bytes, in several searches together."""
     past = past_with(("a", b"1"), ("b", b"1" * 4_000), ("c", b"1" * 4_000), ("d", b"1" * 4_000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlog.core.commands import (
@@ -271,6 +271,7 @@ OPERATIONS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(OPERATIONS, max_size=OPERATIONS_MAX, unique_by=lambda operation: operation.key), st.integers(1, 900)
 )

@@ -2,11 +2,14 @@
 
 import pytest
 
-from kvlog.core.commands import update
+from kvlog.core.commands import Grant, KeepAlive, update
 from kvlog.core.cursor import Cursor
-from kvlog.core.entry import Leader
+from kvlog.core.effects import Append
+from kvlog.core.entry import Delete, Leader, decode_entry
+from kvlog.core.evaluate import evaluate, first_lease, lease_key
 from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
 from kvlog.core.leadership import Leadership
+from kvlog.core.leases import ENDED_MAX, RETRY_S
 from kvlog.core.machine import Position
 from kvlog.core.role import Input
 from kvlog.core.values import Ack
@@ -114,3 +117,68 @@ def test_after_a_refusal_nothing_is_evaluated_before_all_is_applied(leadership: 
     after = leadership.append(cursor, CANDIDATE, 12.0, 0)
 
     assert (len(before), len(after)) == (0, 1)
+
+
+def granted(leadership: Leadership, store: MemoryStore, chain: Chain, count: int) -> list[int]:
+    """So many leases of a second each, which the leader knows of at the time 20."""
+    revisions = []
+    for _ in range(count):
+        revisions.append(chain.position.revision + 1)
+        chain.request(evaluate(store, Grant(1_000), revisions[-1]))
+    store.apply(tuple(chain.entries), fill=False)
+    leases = [first_lease(revision) for revision in revisions]
+    leadership.leases.listed(tuple((lease, 1_000) for lease in leases), 20.0)
+    return leases
+
+
+def test_leases_that_are_over_leave_room_for_other_writes():
+    """However many end at once, and however much else happens before they can be appended."""
+    store, chain = MemoryStore(), Chain()
+    leadership = Leadership(Leader("n1", "n1:80"), store, instance="i1")
+    granted(leadership, store, chain, 3 * ENDED_MAX)
+
+    for _ in range(50):
+        leadership.end_leases(30.0)
+
+    assert len(leadership.writer.queue) == ENDED_MAX
+
+
+def test_a_lease_that_ended_while_it_was_listed_is_forgotten():
+    """It was revoked before the listing came: nobody tries to end it for ever."""
+    store = MemoryStore()
+    leadership = Leadership(Leader("n1", "n1:80"), store, instance="i1")
+    leadership.leases.listed(((7_000, 1_000),), 20.0)
+
+    leadership.end_leases(30.0)
+
+    assert (len(leadership.leases), len(leadership.writer.queue)) == (0, 0)
+
+
+def test_a_lease_whose_end_is_refused_is_ended_later():
+    """While its end is under way it looks as if it were gone, and is not forgotten for that."""
+    store, chain = MemoryStore(), Chain()
+    leadership = Leadership(Leader("n1", "n1:80"), store, instance="i1")
+    (lease,) = granted(leadership, store, chain, 1)
+    cursor = Cursor(chain.position)
+    leadership.end_leases(30.0)
+    (append,) = leadership.append(cursor, CANDIDATE, 30.0, 0)
+    assert isinstance(append, Append)
+    leadership.end_leases(30.0 + RETRY_S)
+    leadership.refused(AppendRefused(append.batch_id, "an ACL"), 31.5)
+
+    leadership.end_leases(40.0)
+    (again,) = leadership.append(cursor, CANDIDATE, 40.0, 0)
+
+    assert isinstance(again, Append)
+    (request,) = decode_entry(again.index, again.data).entry.requests
+    assert request.effects == (Delete(lease_key(lease)),)
+
+
+def test_a_keep_alive_counts_although_the_log_is_full(leadership: Leadership):
+    """It cannot be confirmed, but the leader has heard of it: the lease does not end once there is room (E1)."""
+    leadership.leases.listed(((7_000, 1_000),), 20.0)
+
+    leadership.submit(WriteSubmitted(1, KeepAlive(7_000), Ack.LOG, 29.0), "the log is full", 20.9)
+
+    assert leadership.leases.due(21.8) == []
+    assert leadership.leases.due(21.9) == [7_000]

@@ -4,12 +4,24 @@ from collections.abc import Sequence
 
 import pytest
 
-from kvlog.core.commands import Grant, Revoke, SetKey, Txn, Unchanged, update
+from kvlog.core.commands import (
+    COMPARES_MAX,
+    Compare,
+    Grant,
+    Relation,
+    Revoke,
+    SetKey,
+    Target,
+    Txn,
+    Unchanged,
+    update,
+)
 from kvlog.core.effects import Append, Reply
 from kvlog.core.entry import ENTRY_BYTES_MAX, VALUE_BYTES_MAX, Leader, LogEntry, Put, decode_entry
+from kvlog.core.evaluate import SEARCH_EFFORT
 from kvlog.core.events import WriteSubmitted
 from kvlog.core.values import Ack, Refused, Unknown
-from kvlog.core.writer import BATCH_WRITES_MAX, NOBODY, QUEUE_MAX, SEARCHES_MAX, Writer
+from kvlog.core.writer import BATCH_WRITES_MAX, EFFORT_MAX, NOBODY, QUEUE_MAX, Writer
 from kvlog.memory_store import MemoryStore
 from tests.chain import Chain
 from tests.core.answers import Landed
@@ -379,14 +391,27 @@ def test_what_a_leader_wants_by_itself_ends_with_its_leadership(bench: Bench):
 
 def test_an_entry_takes_a_few_writes_whose_conditions_need_a_search(bench: Bench):
     """So that finding out whether they hold does not keep the leader from everything else; the rest comes next."""
-    for number in range(1, SEARCHES_MAX + 2):
+    fit = EFFORT_MAX // (SEARCH_EFFORT + 2)
+    for number in range(1, fit + 2):
         unchanged = Txn((SetKey(f"k{number}", b"v"),), (Unchanged("other", bench.chain.position.revision),))
         bench.writer.submit(WriteSubmitted(number, unchanged, Ack.LOG, 9.0))
 
     first = bench.see(bench.land(bench.append()))
     second = bench.see(bench.land(bench.append()))
 
-    assert (len(first), len(second)) == (SEARCHES_MAX, 1)
+    assert (len(first), len(second)) == (fit, 1)
+
+
+def test_an_entry_takes_a_few_writes_with_many_conditions(bench: Bench):
+    """They leave nothing in the entry that would bound it, and each has to be looked at."""
+    absent = Compare("k", Target.REVISION, Relation.EQUAL, 0)
+    for number in range(1, 7):
+        bench.writer.submit(WriteSubmitted(number, Txn((), (absent,) * COMPARES_MAX), Ack.LOG, 9.0))
+
+    first = bench.see(bench.land(bench.append()))
+    second = bench.see(bench.land(bench.append()))
+
+    assert (len(first), len(second)) == (EFFORT_MAX // COMPARES_MAX, 2)
 
 
 def test_a_lease_that_is_being_granted_is_no_change_of_the_keys(bench: Bench):

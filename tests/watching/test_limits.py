@@ -249,6 +249,18 @@ def told_to(number: int) -> list[str]:
     return keys if number % 2 else [key for key in keys if key.startswith(f"all/{number}")]
 
 
+def test_a_node_stops_in_order_although_a_client_does_not_read(start_node: StartNode):
+    """The end of its stream cannot be sent: its connection is closed, and nothing is waited for."""
+    node = start_node()
+    with EventStream(node.port, receive_buffer=4_096) as stream:
+        put_all(node)
+        began = time.monotonic()
+        assert node.terminate() == 0
+
+        assert time.monotonic() - began < 8
+        assert breaks_off(stream)
+
+
 def test_a_node_stops_in_order_when_a_thousand_watchers_leave_at_that_moment(start_node: StartNode):
     """The event loop, woken by all of them, may lose the signal to stop: it is told again, and not killed."""
     node = start_node()

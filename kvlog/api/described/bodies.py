@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvlog.api.described.shapes import (
     KEY,
     PREFIX,
@@ -30,10 +28,11 @@ TTL: Schema = {
 }
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
-_TEXT: dict[str, Schema] = {"value": a_text(f"at most {VALUE_BYTES_MAX} bytes of UTF-8")}
-_BYTES: dict[str, Schema] = {
-    "value": {"type": "string", "pattern": _BASE64, "description": f"at most {VALUE_BYTES_MAX} bytes"},
-    "encoding": just("base64"),
+_VALUE: dict[str, Schema] = {"value": a_text(f"at most {VALUE_BYTES_MAX} bytes: of UTF-8, or in base64")}
+_ENCODING: dict[str, Schema] = {"encoding": just("base64")}
+_IF_BASE64: Schema = {
+    "if": {"required": ["encoding"]},
+    "then": {"properties": {"value": {"pattern": _BASE64}}},
 }
 _CONTENT_TYPE: Schema = {
     "type": "string",
@@ -43,31 +42,29 @@ _CONTENT_TYPE: Schema = {
 }
 
 
-def _put(value: dict[str, Schema], holder: dict[str, Schema]) -> Schema:
-    return only({"op": just("put"), "key": KEY, **value}, {"content_type": _CONTENT_TYPE, **holder})
+def _compare(target: Schema, value: Schema, optional: dict[str, Schema] | None = None) -> Schema:
+    return only({"key": KEY, "target": target, "op": one_of(*Relation), "value": value}, optional)
 
-
-def _compare(target: Schema, value: dict[str, Schema]) -> Schema:
-    return only({"key": KEY, "target": target, "op": one_of(*Relation), **value})
-
-
-_LEASE: dict[str, Schema] = {"lease": a_count("the lease that the key goes away with", low=1)}
-_TTL: dict[str, Schema] = {"ttl": TTL}
-_OPERATIONS: dict[str, Any] = {"maxItems": OPERATIONS_MAX}
 
 SCHEMAS: dict[str, Schema] = {
-    "Update": only({"key": KEY, **_TEXT}),
-    "PutOperation": {
-        "anyOf": [_put(value, holder) for value in (_TEXT, _BYTES) for holder in (_LEASE, _TTL)],
-        "description": "put a value; with a lease, with a time to live, or with neither of them",
-    },
+    "Update": only({"key": KEY, "value": a_text(f"at most {VALUE_BYTES_MAX} bytes of UTF-8")}),
+    "PutOperation": only(
+        {"op": just("put"), "key": KEY, **_VALUE},
+        {
+            **_ENCODING,
+            "content_type": _CONTENT_TYPE,
+            "lease": a_count("the lease that the key goes away with", low=1),
+            "ttl": TTL,
+        },
+        "put a value; with a lease, with a time to live, or with neither of them",
+    )
+    | {"not": {"required": ["lease", "ttl"]}, **_IF_BASE64},
     "DeleteOperation": only({"op": just("delete"), "key": KEY}, text="delete a key"),
     "GetOperation": only({"op": just("get"), "key": KEY}, text="say what a key holds, once all writes are done"),
     "Comparison": {
         "anyOf": [
-            _compare(just(Target.VALUE), _TEXT),
-            _compare(just(Target.VALUE), _BYTES),
-            _compare(one_of(*(target for target in Target if target is not Target.VALUE)), {"value": a_count()}),
+            _compare(just(Target.VALUE), _VALUE["value"], _ENCODING) | _IF_BASE64,
+            _compare(one_of(*(target for target in Target if target is not Target.VALUE)), a_count()),
             only({"prefix": PREFIX, "target": just("unchanged_since"), "value": a_count("a revision")}),
         ],
         "description": "of a key that is not there the numbers are 0, and its value is unequal to everything; "
@@ -76,7 +73,7 @@ SCHEMAS: dict[str, Schema] = {
     "Branch": a_list(
         {"anyOf": [ref("PutOperation"), ref("DeleteOperation"), ref("GetOperation")]},
         "no key is written twice",
-        **_OPERATIONS,
+        maxItems=OPERATIONS_MAX,
     ),
     "Transaction": only(
         {},

@@ -93,12 +93,12 @@ ID = Given(
 IF_MATCH = Given(
     "If-Match",
     'only if the key is there (*), or was written last at one of these revisions ("7", "8")',
-    {"type": "string", "pattern": rf"^(\*|{_TAG}( *, *{_TAG})*)$"},
+    {"type": "string", "format": "entity-tags", "pattern": rf"^(\*|{_TAG}( *, *{_TAG})*)$"},
 )
 IF_NONE_MATCH = Given(
     "If-None-Match",
     'only if the key is not there (*), or was written last at none of these revisions ("7", "8")',
-    {"type": "string", "pattern": rf"^(\*|(W/)?{_TAG}( *, *(W/)?{_TAG})*)$"},
+    {"type": "string", "format": "entity-tags", "pattern": rf"^(\*|(W/)?{_TAG}( *, *(W/)?{_TAG})*)$"},
 )
 
 

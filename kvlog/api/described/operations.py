@@ -207,6 +207,8 @@ _LEASES = (
     ),
 )
 
+_LAST_EVENT_ID = a_count() | {"maximum": watch.LAST_EVENT_ID_MAX}
+
 _PAST = (
     Operation(
         "watch",
@@ -223,7 +225,7 @@ _PAST = (
         ),
         query=watch.PARAMETERS,
         headers=(
-            Given("Last-Event-ID", "the id that was seen last: go on behind it; wins over from=", a_count()),
+            Given("Last-Event-ID", "the id that was seen last: go on behind it; wins over from=", _LAST_EVENT_ID),
         ),
         problems=("history-trimmed", "stale-store", "slow-reader"),
     ),
