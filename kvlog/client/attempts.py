@@ -79,6 +79,11 @@ class Attempts:
         self._in_doubt = False
         self._has_answer = False
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a try that has failed may have done what was asked."""
+        return self._in_doubt
+
     def next(self, now: float) -> Try | Pause | GiveUp:
         """What to do now; each ``Try`` is followed by an end of the call, or by ``failed``."""
         left = self._deadline - now

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 
 from kvlog.client.attempts import Attempts, GiveUp, Pause
-from kvlog.client.errors import ClientError, ConditionFailed, NoNodes, Refused, Unknown
+from kvlog.client.errors import BadAnswer, ClientError, ConditionFailed, NoNodes, Refused, Unknown
 from kvlog.client.judging import judge
 from kvlog.client.messages import Again, Answer, Call, Done, Failure, Request
 from kvlog.client.shared import Shared
@@ -67,7 +68,7 @@ def steps(
         reply = yield Send(address, call.build(step.seconds), step.seconds)
         if isinstance(reply, Answer):
             shared.saw(reply.revision)
-            found = _judged(call, reply, shared)
+            found = _judged(call, reply, attempts, shared)
             if isinstance(found, Done):
                 if node is None:
                     shared.prefer(address)
@@ -85,9 +86,13 @@ def steps(
             attempts.failed(clock(), in_doubt=reply.sent and bool(call.request_id))
 
 
-def _judged(call: Call[T], answer: Answer, shared: Shared) -> Done[T] | Again:
+def _judged(call: Call[T], answer: Answer, attempts: Attempts, shared: Shared) -> Done[T] | Again:
     try:
         return judge(call, answer)
+    except BadAnswer as error:
+        if call.request_id and (attempts.in_doubt or answer.status < HTTPStatus.BAD_REQUEST):
+            raise _unknown(call, str(error)) from error
+        raise
     except ClientError as error:
         # A condition that did not hold is in the log, under the write's id: it is the answer to all tries.
         shared.saw(error.revision if isinstance(error, ConditionFailed) else 0)
