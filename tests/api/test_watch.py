@@ -278,9 +278,10 @@ def test_what_makes_no_sense_is_refused(solo: ClusterNode, target: str, reason: 
     assert refused(get(solo, b"/v1/watch" + target.encode()), 400, reason, "bad-request")
 
 
-@pytest.mark.parametrize("sent", [b"", b"-1", b"a", b"1, 2", b"\xc3\xbc", b"9" * 30])
+@pytest.mark.parametrize("sent", [b"", b"-1", b"a", b"1, 2", b"\xc3\xbc", b"9" * 30, b"%d" % (2**63 - 1)])
 def test_a_last_event_id_that_is_no_revision_is_refused(solo: ClusterNode, sent: bytes):
-    """No node of kvlog has given it: to begin anywhere else would lose events without a word."""
+    """No node of kvlog has given it, and behind the last one there could be no other: to begin anywhere else would
+    lose events without a word."""
     head = b"GET /v1/watch HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + sent + b"\r\n\r\n"
 
     assert refused(exchange(solo, head), 400, "Last-Event-ID", "bad-request")

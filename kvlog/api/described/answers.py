@@ -145,13 +145,14 @@ PAST: dict[str, Schema] = {
             "next": a_count("from of the next poll"),
         }
     ),
+    "Progress": an_object({"revision": a_count("everything up to this revision has been told")}),
     "StreamEvent": an_object(
         {
             "event": one_of("change", "progress", "error"),
             "data": {
                 "type": "string",
                 "contentMediaType": "application/json",
-                "contentSchema": {"anyOf": [ref("Event"), an_object({"revision": REVISION}), ref("Problem")]},
+                "contentSchema": {"anyOf": [ref("Event"), ref("Progress"), ref("Problem")]},
             },
         },
         {"id": a_text("the revision up to which everything has been told"), "retry": {"type": "integer"}},
