@@ -19,6 +19,10 @@ from kvlog.errors import InvalidInput
 
 PARAMETERS_MAX = 16
 
+KEY_PATTERN = "^[^\\u0000]"
+PREFIX_PATTERN = "^([^\\u0000]|$)"
+"""How keys and prefixes begin, for descriptions: kvlog's own keys begin with NUL."""
+
 NUMBER_MAX = 2**63 - 1
 """Revisions, indices and leases are below this."""
 
@@ -151,13 +155,14 @@ def a_flag(name: str, text: str) -> Parameter:
 
 def a_key(text: str) -> Parameter:
     """The key that is meant."""
-    schema = {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX}
+    schema = {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX, "pattern": KEY_PATTERN}
     return Parameter("key", text, _key, schema, required=True)
 
 
 def a_prefix(name: str, text: str) -> Parameter:
     """What keys begin with, or a place among them; empty where it is not given."""
-    return Parameter(name, text, prefix, {"type": "string", "maxLength": KEY_BYTES_MAX}, default="")
+    schema = {"type": "string", "maxLength": KEY_BYTES_MAX, "pattern": PREFIX_PATTERN}
+    return Parameter(name, text, prefix, schema, default="")
 
 
 def some_seconds(name: str, text: str, low: float, high: float, default_ms: int | None) -> Parameter:

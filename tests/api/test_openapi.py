@@ -152,4 +152,5 @@ def test_a_route_takes_the_parameters_that_are_described_and_no_others(solo: Clu
         return
 
     known = ", ".join(parameter.name for parameter in operation.query) or "none"
-    answer.refused(400, "bad-request", f"unknown parameter 'no-such'; there is {known}")
+    problem = answer.refused(400, "bad-request")
+    assert problem["detail"] == f"unknown parameter 'no-such'; there is {known}"

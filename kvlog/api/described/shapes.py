@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvlog.api.parameters import NUMBER_MAX
+from kvlog.api.parameters import KEY_PATTERN, NUMBER_MAX, PREFIX_PATTERN
 from kvlog.core.entry import KEY_BYTES_MAX
 
 Schema = dict[str, Any]
@@ -87,13 +87,13 @@ KEY: Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": KEY_BYTES_MAX,
-    "pattern": "^[^\\u0000]",
+    "pattern": KEY_PATTERN,
     "description": f"1 to {KEY_BYTES_MAX} bytes of UTF-8, not beginning with U+0000",
 }
 PREFIX: Schema = {
     "type": "string",
     "maxLength": KEY_BYTES_MAX,
-    "pattern": "^([^\\u0000]|$)",
+    "pattern": PREFIX_PATTERN,
     "description": "what keys begin with",
 }
 
