@@ -210,6 +210,7 @@ def test_a_node_tells_about_itself_and_the_log(client: Any, nodes: list[ClusterN
 # --- nodes that die -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make_client", ["threads"], indirect=True)  # asyncio takes the same steps
 def test_writes_go_on_while_nodes_are_killed(
     make_client: MakeClient, standing: Cluster, nodes: list[ClusterNode], name: str
 ):
@@ -364,6 +365,7 @@ def says_no(_: Asked) -> Reply:
     return problem(503, "unavailable")
 
 
+@pytest.mark.parametrize("make_client", ["threads"], indirect=True)  # asyncio takes the same steps
 def test_a_watch_hears_every_change_once_over_dying_nodes(
     make_client: MakeClient, make_node: MakeNode, nodes: list[ClusterNode], name: str
 ):
