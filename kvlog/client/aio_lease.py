@@ -16,6 +16,7 @@ from kvlog.client.errors import (
     HistoryTrimmed,
     LeaseLost,
     LockHeld,
+    NoNodes,
     NoSuchLease,
     Unknown,
 )
@@ -141,7 +142,8 @@ class AsyncLease:
                     self.close()
                     return
                 except ClientError as error:
-                    self._failed = str(error)
+                    if not (self._failed and isinstance(error, NoNodes)):  # what a node has said tells more
+                        self._failed = str(error)
                     self._term.postpone(clock())
         finally:
             if not self._ended.is_set():

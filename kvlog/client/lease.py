@@ -16,6 +16,7 @@ from kvlog.client.errors import (
     HistoryTrimmed,
     LeaseLost,
     LockHeld,
+    NoNodes,
     NoSuchLease,
     Unknown,
 )
@@ -146,7 +147,8 @@ class Lease:
                     self.close()
                     return
                 except ClientError as error:
-                    self._failed = str(error)
+                    if not (self._failed and isinstance(error, NoNodes)):  # what a node has said tells more
+                        self._failed = str(error)
                     self._term.postpone(clock())
         finally:
             if not self._ended.is_set():
