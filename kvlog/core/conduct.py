@@ -27,6 +27,12 @@ from kvlog.core.standing import Standing
 from kvlog.core.values import Done, Member, NodeSettings, Refused, Replica
 from kvlog.errors import BadEntry
 
+TRANSFER_S = 8.0
+"""How long letting another node lead may take."""
+
+ALONE_S = 1.5
+"""For how long a leader that is to let another one lead looks for one that stands for election."""
+
 
 class Conduct:
     """See the module's docstring; ``_out`` gathers the effects of the present step."""
@@ -174,7 +180,7 @@ class Conduct:
         candidate = self.standing.candidate
         if self.role is not Role.LEADER or candidate is None:
             return
-        if self._handover is None and self._transfer is None:
+        if self._handover is None and not self._yields:
             if not self.retention.why_full(self.cursor):
                 self.leadership.end_leases(self._now)
             self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
@@ -188,6 +194,12 @@ class Conduct:
         token, deadline = self._transfer
         leader = self.standing.leader
         writer = self.leadership.writer
+        if self.role is Role.LEADER and not self._yields:
+            if self._now >= deadline - TRANSFER_S + ALONE_S:
+                self._transfer = None
+                reason = "no other node stands for election: none is up, or none is ready; see /v1/status"
+                self._out.append(do.Reply(token, Refused(reason)))
+            return
         if self.role is Role.LEADER:
             if not (writer.in_flight or writer.acking):
                 self._resign("an operator wants another node to lead")
@@ -198,6 +210,11 @@ class Conduct:
         if self._now >= deadline:
             self._transfer = None
             self._out.append(do.Reply(token, Refused("no other node has begun to lead in time; see /v1/status")))
+
+    @property
+    def _yields(self) -> bool:
+        """Another node is to lead, and there is one that can."""
+        return self._transfer is not None and len(self.standing.candidates) > 1
 
     def _stop(self) -> None:
         """Hand the leadership over once nothing is under way."""
@@ -219,7 +236,7 @@ class Conduct:
 
     def _route_writes(self) -> None:
         """Send each waiting write where it can be done."""
-        accepting = self.role is Role.LEADER and self._handover is None and self._transfer is None
+        accepting = self.role is Role.LEADER and self._handover is None and not self._yields
         replies, here = self._parking.route(
             self.role, self.standing.leader, accepting=accepting, halted=str(self.halted or "")
         )

@@ -328,7 +328,8 @@ def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
 
 
 def _unknown_format(declared: object) -> str:
-    return f"written in format {declared}, this kvlog knows {FORMATS}; run a newer one"
+    known = " and ".join(map(str, FORMATS))
+    return f"written in format {declared}, this kvlog knows formats {known}; run a newer one"
 
 
 def _hash(body: bytes) -> str:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core import installing, retention
-from kvlog.core.conduct import Conduct
+from kvlog.core.conduct import TRANSFER_S, Conduct
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import View
 from kvlog.core.machine import Position
@@ -31,9 +31,6 @@ from kvlog.core.standing import About
 from kvlog.core.status import Status, status_of
 from kvlog.core.values import NodeSettings, Path, Redirect, Refused
 from kvlog.errors import BadEntry, WrongLog
-
-TRANSFER_S = 8.0
-"""How long letting another node lead may take."""
 
 POLL_S = 1.0
 """How often the tail, the candidates and the members are read, whatever watches and pushes said: the net
@@ -303,11 +300,11 @@ class Node(Conduct):
         if self.role is not Role.LEADER:
             answer = Redirect(*leader) if leader else Refused("no node leads; see /v1/status")
             self._out.append(do.Reply(event.token, answer))
-        elif len(self.standing.candidates) < 2:  # noqa: PLR2004 - this one and another
-            reason = "no other node stands for election: none is up, or none is ready; see /v1/status"
-            self._out.append(do.Reply(event.token, Refused(reason)))
-        else:
+        elif self._transfer is not None:
+            self._out.append(do.Reply(event.token, Refused("another node is being made the leader already")))
+        else:  # a leader does not follow who else stands: the next list tells
             self._transfer = (event.token, self._now + TRANSFER_S)
+            self._out += self.standing.refresh()
 
     def _on_catchup_requested(self, event: ev.CatchupRequested) -> None:
         if self.role is Role.HALTED:

@@ -176,7 +176,7 @@ def deleted_in_the_middle(tail: Tail) -> None:
 BAD = {
     truncated: "do not match their own checksum",
     altered: "do not match their own checksum",
-    of_an_unknown_format: f"written in format {FORMAT + 1}, this kvlog knows format {FORMAT}",
+    of_an_unknown_format: f"written in format {FORMAT + 1}, this kvlog knows formats 1 and {FORMAT}",
     chained_to_another: "is chained to",
     of_a_later_revision: "starts at revision",
     of_a_revision_that_is_there: "starts at revision",

@@ -157,7 +157,7 @@ def test_every_flipped_bit_is_found():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b'{"format":3}', r"written in format 3, this kvlog knows \(1, 2\)"),
+        (b'{"format":3}', "written in format 3, this kvlog knows formats 1 and 2"),
         (b'{"format":"new","more":[]}', "written in format new"),
         (encoded().split(b"\n")[0].replace(b'"format":2', b'"format":9'), "written in format 9"),
         (b'{"format":1}', "not an entry: Object missing required field `epoch`"),
