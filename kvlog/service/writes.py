@@ -202,7 +202,7 @@ def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, 
     asked = asked_rollback(key=key, prefix=prefix, revision=revision)
     if key is not None:
         record, present = reads.record_at(key, revision), reads.record_at(key, None)
-        changed = not _same(record, present)
+        changed = _revision(record) != _revision(present)
         unchanged = Compare(key, Target.REVISION, Relation.EQUAL, _revision(present))
         return Rollback(Txn((_back_to(key, record),) if changed else (), (unchanged,), asked=asked), now)
     keys = reads.changed_keys(revision, now, prefix)
@@ -213,10 +213,7 @@ def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, 
         )
     operations, size = [], 0
     for each in keys:
-        record = reads.record_at(each, revision)
-        if _same(record, reads.record_at(each, now)):
-            continue
-        operation = _back_to(each, record)
+        operation = _back_to(each, reads.record_at(each, revision))
         size += len(operation.value) if isinstance(operation, SetKey) else 0
         if size > ENTRY_BYTES_MAX:
             raise InvalidInput(
@@ -224,13 +221,6 @@ def plan_rollback(reads: Reads, *, key: str | None, prefix: str, revision: int, 
             )
         operations.append(operation)
     return Rollback(Txn(tuple(operations), (Unchanged(prefix, now),), asked=asked), now)
-
-
-def _same(then: Record | None, now: Record | None) -> bool:
-    """Whether going back would change nothing that a client can see but the revision."""
-    if then is None or now is None:
-        return then is now
-    return (then.value, then.content_type, now.lease) == (now.value, now.content_type, 0)
 
 
 def _back_to(key: str, record: Record | None) -> SetKey | DeleteKey:
