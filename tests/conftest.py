@@ -1,5 +1,6 @@
 """What several test files share: a keeper of child processes, a real ZooKeeper ensemble, and a Docker engine."""
 
+import signal
 from collections.abc import Iterator
 
 import docker
@@ -8,6 +9,11 @@ from docker.errors import DockerException, ImageNotFound
 
 from kvlog.ensemble import DockerEnsemble, LocalEnsemble
 from kvlog.processes import ProcessKeeper
+
+# A shell lets what it runs in the background ignore Ctrl-C, and whatever that starts ignores it, too: programs that
+# are told to end by it would not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGES = ("zookeeper:3.9.5", "python:3.11-slim")
 
