@@ -10,8 +10,8 @@ from docker.errors import DockerException, ImageNotFound
 from kvlog.ensemble import DockerEnsemble, LocalEnsemble
 from kvlog.processes import ProcessKeeper
 
-# A shell lets what it runs in the background ignore Ctrl-C, and whatever that starts ignores it, too: programs that
-# are told to end by it would not.
+# A shell lets what it runs in the background ignore Ctrl-C, and whatever that starts ignores it, too: programs
+# that are told to end by it would not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
