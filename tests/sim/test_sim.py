@@ -15,8 +15,8 @@ from kvlog.core.values import Committed
 
 from .simulator import Simulator
 
-SEEDS = int(os.environ.get("KVLOG_SIM_SEEDS", "50"))
-SHORT_SEEDS = int(os.environ.get("KVLOG_SIM_SHORT_SEEDS", "4000"))
+SEEDS = int(os.environ.get("KVLOG_SIM_SEEDS", "30"))
+SHORT_SEEDS = int(os.environ.get("KVLOG_SIM_SHORT_SEEDS", "2000"))
 FIRST = int(os.environ.get("KVLOG_SEED", "1"))
 CHUNK = 100
 
