@@ -41,11 +41,15 @@ def add_routes(app: Flask, service: Service) -> None:
     @app.post("/propagate")
     def propagate() -> Response:
         parameters(incoming.query())
-        body = _decoded(_pushes, incoming.body(), "a push of a leader; clients write with PUT /v1/kv/<key>")
-        answer = service.propagate(body)
+        answer = service.propagate(push_of(incoming.body()))
         if isinstance(answer, Refused):
             return respond(problem("conflict", answer.reason))
         return Response(_encoder.encode(answer), mimetype=MSGPACK)
+
+
+def push_of(body: bytes) -> PushBody:
+    """A push of a leader. Raises InvalidInput."""
+    return _decoded(_pushes, body, "a push of a leader; clients write with PUT /v1/kv/<key>")
 
 
 def forward_of(body: bytes) -> Forward:

@@ -300,6 +300,13 @@ class ReadSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Reads and writes that have come while the node was busy, in their order: one step does for all."""
+
+    requests: tuple[WriteSubmitted | ReadSubmitted, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LeasesListed:
     """The leases that are in the store, each with its time to live in milliseconds."""
 
@@ -350,5 +357,6 @@ Event = (
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
     | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted | ReadSubmitted
-    | LeasesListed | TransferRequested | CatchupRequested | RemovalRequested | SkipRequested | HandoverRequested
+    | Gathered | LeasesListed | TransferRequested | CatchupRequested | RemovalRequested | SkipRequested
+    | HandoverRequested
 )  # fmt: skip

@@ -62,6 +62,7 @@ class Node(Conduct):
             ev.PushFailed: lambda event: self.leadership.replicator.failed(event.node_id, self._now),
             ev.WriteSubmitted: self._on_write_submitted,
             ev.ReadSubmitted: self._on_read_submitted,
+            ev.Gathered: self._on_gathered,
             ev.LeasesListed: self._on_leases_listed,
             ev.TransferRequested: self._on_transfer_requested,
             ev.CatchupRequested: self._on_catchup_requested,
@@ -290,6 +291,10 @@ class Node(Conduct):
 
     def _on_read_submitted(self, event: ev.ReadSubmitted) -> None:
         self._out += self._reads.submit(event, self.cursor, self._now)
+
+    def _on_gathered(self, event: ev.Gathered) -> None:
+        for request in event.requests:
+            self._handlers[type(request)](request)
 
     def _on_leases_listed(self, event: ev.LeasesListed) -> None:
         if self.role is Role.LEADER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kvlog.core import events as ev
@@ -31,6 +32,9 @@ from kvlog.service.reads import ReadOptions, Reads
 WRITES_MAX = 256
 """Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
 and for pushes (see front.THREADS)."""
+
+LATER_MAX = 768
+"""Writes that may wait at a time without a thread; with those of WRITES_MAX, no more than the core lets wait."""
 
 RETRY_S = 0.05
 """Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""
@@ -79,6 +83,7 @@ class Writes:
         self._peers = peers
         self._clock = clock
         self._slots = threading.BoundedSemaphore(WRITES_MAX)
+        self._later = threading.BoundedSemaphore(LATER_MAX)
         self._own_ids = itertools.count(1)
 
     def write(self, write: Write) -> Written:
@@ -93,6 +98,29 @@ class Writes:
             return self._write(write)
         finally:
             self._slots.release()
+
+    def write_later(self, write: Write, written: Callable[[Written | None], None]) -> bool:
+        """Carry out a write here, without waiting for it; False if too many are under way.
+
+        ``written`` is called once, on any thread: with None if the write did not happen here, and is to be given to
+        ``write``, which finds its way to the leader.
+        """
+        if not self._later.acquire(blocking=False):
+            return False
+
+        def answered(answer: Answer) -> None:
+            self._later.release()
+            passing = isinstance(answer, Redirect) or (isinstance(answer, Refused) and answer.retry)
+            if passing:
+                written(None)
+            elif isinstance(answer, Outcome):
+                written(Written(answer, self._node_id, write.request_id))
+            else:
+                raise InvariantViolation(f"a write was answered {answer}")
+
+        deadline = self._clock.monotonic() + write.timeout_s
+        self._runtime.submit(lambda token: _submitted(token, write, deadline), answered)
+        return True
 
     def take(self, forward: Forward) -> Outcome:
         """Carry out a write that another node has forwarded, here or not at all."""
@@ -150,15 +178,7 @@ class Writes:
 
     def _submit(self, write: Write, deadline: float, *, not_epoch: int, forwarded: bool) -> Answer:
         return self._runtime.ask(
-            lambda token: ev.WriteSubmitted(
-                token,
-                write.command,
-                write.ack,
-                deadline,
-                forwarded=forwarded,
-                not_epoch=not_epoch,
-                request_id=write.request_id,
-            ),
+            lambda token: _submitted(token, write, deadline, forwarded=forwarded, not_epoch=not_epoch),
             deadline - self._clock.monotonic(),
         )
 
@@ -170,6 +190,20 @@ class Writes:
             self._cluster_id, write.request_id, write.ack, max(1, round(left_s * 1000)), write.command
         )
         return self._peers.forward(to.leader.address, forward, left_s + FORWARD_MARGIN_S)
+
+
+def _submitted(
+    token: int, write: Write, deadline: float, *, forwarded: bool = False, not_epoch: int = 0
+) -> ev.WriteSubmitted:
+    return ev.WriteSubmitted(
+        token,
+        write.command,
+        write.ack,
+        deadline,
+        forwarded=forwarded,
+        not_epoch=not_epoch,
+        request_id=write.request_id,
+    )
 
 
 def asked_rollback(*, key: str | None, prefix: str, revision: int) -> str:
