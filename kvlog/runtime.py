@@ -100,6 +100,7 @@ class Executor:
     ) -> None:
         self._ports: dict[type, Callable[[Any], None]] = {
             do.ReadTail: log.read_tail,
+            do.ConfirmTail: log.confirm_tail,
             do.ReadEntries: log.read_entries,
             do.WatchSegment: log.watch_segment,
             do.Append: _passing("before_append", log.append),

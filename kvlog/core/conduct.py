@@ -9,7 +9,7 @@ from __future__ import annotations
 from kvlog.core import effects as do
 from kvlog.core.arrivals import Arrivals
 from kvlog.core.cursor import Cursor
-from kvlog.core.entry import Leader
+from kvlog.core.entry import Leader, segment_of
 from kvlog.core.evaluate import View
 from kvlog.core.events import TailRead
 from kvlog.core.installing import Installing
@@ -59,7 +59,8 @@ class Conduct:
         self._pushes = Pushes()
         self._reads = Reads()
         self._parking = Parking(self._me)
-        self._applied_when_asked = -1
+        self._applied_when_asked = self._applied_when_confirmed = -1
+        self._look_closely = False  # the quick way to the tail has come to nothing
         self._watched_segment: int | None = None
         self._poll_at = 0.0
         self._read_at = 0.0
@@ -85,7 +86,9 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
-            if self._reads.needs_tail or (self.role is Role.HALTED and self._skipping.needs_tail):
+            if self._reads.needs_tail:
+                self._confirm_tail()
+            if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
             if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
@@ -255,6 +258,16 @@ class Conduct:
         asked = self._questions.ask(do.ReadTail(confirm=confirm))
         if asked:
             self._applied_when_asked = self.cursor.position.applied_index
+        self._out += asked
+
+    def _confirm_tail(self) -> None:
+        """Have the tail confirmed for reads: in the quick way, if that does."""
+        if self._look_closely or self.role is Role.HALTED or not self.recovery.decided:
+            self._ask_tail(confirm=True)
+            return
+        asked = self._questions.ask(do.ConfirmTail(segment_of(self.cursor.tail_index + 1)))
+        if asked:
+            self._applied_when_confirmed = self.cursor.position.applied_index
         self._out += asked
 
     def _resign(self, reason: str) -> None:

@@ -107,6 +107,14 @@ class TailRead:
 
 
 @dataclass(frozen=True, slots=True)
+class TailConfirmed:
+    """A quorum has confirmed that the log ended at ``tail_index`` or later at ``asked_at`` (monotonic seconds)."""
+
+    tail_index: int
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentChanged:
     """The watch on a segment has seen entries up to ``tail_index``."""
 
@@ -353,7 +361,7 @@ class HandoverRequested:
 
 Event = (
     Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
-    | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
+    | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | TailConfirmed | SegmentChanged
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
     | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted | ReadSubmitted

@@ -50,6 +50,7 @@ class Node(Conduct):
             ev.SessionSuspended: self._on_disconnected,
             ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
+            ev.TailConfirmed: self._on_tail_confirmed,
             ev.SegmentChanged: lambda event: self._told(event.tail_index, Path.WATCH),
             ev.EntriesRead: self._on_entries_read,
             ev.Appended: self._on_appended,
@@ -118,6 +119,9 @@ class Node(Conduct):
                 self._out += self.retention.refresh()
             case do.WatchCandidate():
                 self.standing.watch_failed()
+            case do.ConfirmTail():
+                self._questions.failed(do.ConfirmTail)
+                self._look_closely = True
             case other:
                 self._questions.failed(type(other))
 
@@ -179,10 +183,20 @@ class Node(Conduct):
             raise self.cursor.bad
         if not event.confirmed:
             return
+        self._look_closely = False
         self._skipping.tail_confirmed(event.asked_at)
         self._reads.tail_confirmed(event.tail_index, event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
+
+    def _on_tail_confirmed(self, event: ev.TailConfirmed) -> None:
+        self._questions.answered(do.ConfirmTail)
+        if event.tail_index < self._applied_when_confirmed:
+            self._look_closely = True  # another log, perhaps (N5)
+            return
+        self._told(event.tail_index, Path.POLL)
+        self.cursor.observe(event.tail_index, event.asked_at)
+        self._reads.tail_confirmed(event.tail_index, event.asked_at)
 
     def _told(self, tail_index: int, by: Path) -> None:
         """The log goes on up to ``tail_index``, as has become known in this way."""
