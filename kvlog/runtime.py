@@ -326,7 +326,7 @@ class Runtime:
                 self._step(event)
 
     def _gathered(self, first: _Happened) -> tuple[_Happened, _Happened | None]:
-        """An event, or all requests in a row that it is the first of; and what came behind them, if it was taken."""
+        """An event, or all requests in a row that it is the first of; and what came behind, if it was taken."""
         if not isinstance(first, ev.WriteSubmitted | ev.ReadSubmitted) or self._events.empty():
             return first, None
         requests = [first]

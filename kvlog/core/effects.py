@@ -240,7 +240,7 @@ class Exit:
 
 Effect = (
     Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
-    | ReadTail | ConfirmTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases | Install
-    | FetchSnapshot
+    | ReadTail | ConfirmTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases
+    | Install | FetchSnapshot
     | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit
 )  # fmt: skip

@@ -73,8 +73,8 @@ Begin = Callable[[Reply], None]
 """Begins what a request asks for, and waits for nothing: ``Reply`` is called once it is done."""
 
 Shortcut = Callable[[Scope, bytes], Answer | Begin | None]
-"""Answers some requests on the event loop, at once or later, in place of the application, which would give the same
-answers; None: this one is the application's. It gets the head of a request, and the whole of its body."""
+"""Answers some requests on the event loop, at once or later, in place of the application, which would answer the
+same; None: this one is the application's. It gets the head of a request, and the whole of its body."""
 
 
 def give(send: Send, answer: Answer) -> None:

@@ -102,8 +102,8 @@ class Writes:
     def write_later(self, write: Write, written: Callable[[Written | None], None]) -> bool:
         """Carry out a write here, without waiting for it; False if too many are under way.
 
-        ``written`` is called once, on any thread: with None if the write did not happen here, and is to be given to
-        ``write``, which finds its way to the leader.
+        ``written`` is called once, on any thread: with None if the write did not happen here, and is for ``write``
+        to do, which finds its way to the leader.
         """
         if not self._later.acquire(blocking=False):
             return False
