@@ -306,15 +306,22 @@ class Runtime:
     def _decide(self) -> None:
         next_tick = self._clock.monotonic()
         next_one: _Happened | None = None
+        woken_at: float | None = None
         while True:
             self._turns += 1
             now = self._clock.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_S
                 self._step(ev.Tick())
+            wake_at = self._node.wake_at
+            wakes = wake_at is not None and wake_at != woken_at  # once for each time that it names
+            until = min(next_tick, wake_at) if wakes and wake_at is not None else next_tick
             try:
-                event = next_one or self._events.get(timeout=max(0.0, next_tick - now))
+                event = next_one or self._events.get(timeout=max(0.0, until - now))
             except queue.Empty:
+                if wakes and until == wake_at:
+                    woken_at = wake_at
+                    self._step(ev.Woken())
                 continue
             event, next_one = self._gathered(event)
             if isinstance(event, _Stop):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from kvlog.api import course, keys, txn
+from kvlog.api import course, internal, keys, txn
 from kvlog.api.answers import JSON, View, encode
 from kvlog.api.incoming import BODY_BYTES_MAX, KEYS, key_in, known_type
 from kvlog.api.items import content_type
@@ -18,8 +18,10 @@ from kvlog.api.marks import marks
 from kvlog.api.parameters import parameters
 from kvlog.api.reading import read_options
 from kvlog.api.writing import Planned
+from kvlog.core.values import PushAnswer
 from kvlog.errors import InvalidInput
 from kvlog.front import Answer, Begin, Reply, Scope
+from kvlog.peers import MSGPACK
 from kvlog.service.reads import Found, ReadOptions
 from kvlog.service.service import Service
 from kvlog.service.writes import Written
@@ -28,6 +30,7 @@ QUERIES = 1_024
 """Queries whose meaning is remembered: most clients ask the same ones again and again."""
 
 _KEYS = KEYS.encode()
+_PROPAGATE = b"/propagate"
 
 _READS_OF_FLASK = frozenset(
     (b"accept", b"if-match", b"if-none-match", b"content-length", b"content-encoding", b"transfer-encoding")
@@ -108,6 +111,8 @@ class HotPath:
         method, path = scope["method"], scope["raw_path"]
         if method == "GET":
             return self._read(scope, path)
+        if path == _PROPAGATE:
+            return self._push(method, scope, body)
         planner = self._planners.get((method, path))
         if planner is None and path.startswith(_KEYS):
             planner = {"PUT": keys.put_of, "DELETE": keys.delete_of}.get(method)
@@ -157,6 +162,27 @@ class HotPath:
         headers += self._marks
         headers.append((b"Content-Length", b"%d" % len(record.value)))
         return 200, headers, record.value
+
+    # --- pushes -------------------------------------------------------------------------------------------
+
+    def _push(self, method: str, scope: Scope, body: bytes) -> Begin | None:
+        if method != "POST" or scope["query_string"] or not _Plain(scope, body).plain:
+            return None
+        try:
+            push = internal.push_of(body)
+        except InvalidInput:
+            return None
+        return lambda reply: self._service.propagate_later(
+            push, lambda answer: reply(lambda: self._pushed(answer))
+        )
+
+    def _pushed(self, answer: object) -> Answer | None:
+        if not isinstance(answer, PushAnswer):
+            return None
+        body = internal.encoded(answer)
+        headers = [(b"Content-Type", MSGPACK.encode()), *self._marks_of_view]
+        headers.append((b"Content-Length", b"%d" % len(body)))
+        return 200, headers, body
 
     # --- writes -------------------------------------------------------------------------------------------
 

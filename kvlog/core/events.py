@@ -16,6 +16,11 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Woken:
+    """The time has come for which the node wanted to be woken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """What ``effect`` asked for came to nothing, or nothing is known of it. Asking again is safe."""
 
@@ -360,7 +365,7 @@ class HandoverRequested:
 
 
 Event = (
-    Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
+    Tick | Woken | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
     | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | TailConfirmed | SegmentChanged
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core import installing, retention
-from kvlog.core.conduct import TRANSFER_S, Conduct
+from kvlog.core.conduct import PUSH_GRACE_S, TRANSFER_S, Conduct
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import View
 from kvlog.core.machine import Position
@@ -45,6 +45,7 @@ class Node(Conduct):
         self._read_because = Path.POLL
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Tick: self._on_tick,
+            ev.Woken: lambda _: None,
             ev.Failed: self._on_failed,
             ev.SessionConnected: self._on_connected,
             ev.SessionSuspended: self._on_disconnected,
@@ -191,6 +192,7 @@ class Node(Conduct):
 
     def _on_tail_confirmed(self, event: ev.TailConfirmed) -> None:
         self._questions.answered(do.ConfirmTail)
+        self._confirming.done(self._now)
         if event.tail_index < self._applied_when_confirmed:
             self._look_closely = True  # another log, perhaps (N5)
             return
@@ -202,6 +204,9 @@ class Node(Conduct):
         """The log goes on up to ``tail_index``, as has become known in this way."""
         if tail_index > self.cursor.tail_index:
             self._read_because = by
+            last = self.arrivals.last
+            if last is not None and last.path is Path.PUSH:
+                self._read_at = max(self._read_at, self._now + PUSH_GRACE_S)
         self.cursor.saw(tail_index)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
@@ -217,7 +222,7 @@ class Node(Conduct):
             raise self.cursor.bad
 
     def _on_appended(self, event: ev.Appended) -> None:
-        item = self.leadership.appended(event, self.cursor)
+        item = self.leadership.appended(event, self.cursor, self._now)
         if item is not None:
             self._entry_seen(item, Path.APPEND)
 

@@ -48,9 +48,9 @@ class Reads:
         return []
 
     @property
-    def needs_tail(self) -> bool:
-        """A confirmation has to be asked for."""
-        return bool(self._unconfirmed)
+    def unconfirmed(self) -> int:
+        """Reads for which a confirmation has to be asked for."""
+        return len(self._unconfirmed)
 
     def tail_confirmed(self, tail_index: int, asked_at: float) -> None:
         """A quorum has told the tail (Q1)."""

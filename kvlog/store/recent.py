@@ -30,9 +30,7 @@ _UNKNOWN = object()
 class Recent:
     """See the module's docstring. Any thread reads; one thread changes, which calls ``change`` and ``changed``."""
 
-    def __init__(
-        self, position: Position, *, records_max: int = RECORDS_MAX, bytes_max: int = BYTES_MAX
-    ) -> None:
+    def __init__(self, position: Position, *, records_max: int = RECORDS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._position: Position | None = position
         self._records: dict[str, Record | None] = {}
         self._bytes = 0
