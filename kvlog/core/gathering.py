@@ -9,7 +9,7 @@ never waits.
 
 from __future__ import annotations
 
-WAIT_MAX_S = 0.002
+WAIT_MAX_S = 0.005
 
 
 class Gathering:
