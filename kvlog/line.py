@@ -43,16 +43,17 @@ class Line:
         Raises:
             Unavailable: there is none, or none that is understood: what became of the request is not known.
         """
-        head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        about = f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        data = f"POST {path} HTTP/1.1\r\n{self._head}{about}".encode("latin-1") + body
         kept = self._socket is not None
         try:
             try:
-                return self._exchange(head.encode("latin-1") + body)
+                return self._exchange(data)
             except ConnectionError:
                 if not kept:
                     raise
                 self.close()  # the peer may have closed it long ago: a push may be sent twice
-                return self._exchange(head.encode("latin-1") + body)
+                return self._exchange(data)
         except (OSError, ValueError) as error:
             self.close()
             raise Unavailable(f"no answer from {self._where[0]}:{self._where[1]}: {error}") from error

@@ -15,7 +15,7 @@ from kvlog.api.answers import JSON, View, encode
 from kvlog.api.incoming import BODY_BYTES_MAX, KEYS, key_in, known_type
 from kvlog.api.items import content_type
 from kvlog.api.marks import marks
-from kvlog.api.parameters import parameters
+from kvlog.api.parameters import REMEMBERED, parameters
 from kvlog.api.reading import read_options
 from kvlog.api.writing import Planned
 from kvlog.core.values import PushAnswer
@@ -26,8 +26,8 @@ from kvlog.service.reads import Found, ReadOptions
 from kvlog.service.service import Service
 from kvlog.service.writes import Written
 
-QUERIES = 1_024
-"""Queries whose meaning is remembered: most clients ask the same ones again and again."""
+UNDER_WAY_MAX = 768
+"""Requests that may wait at a time without a thread; with those that wait on one, no more than the core takes."""
 
 _KEYS = KEYS.encode()
 _PROPAGATE = b"/propagate"
@@ -41,7 +41,7 @@ _WRITES_OF_FLASK = frozenset((b"content-encoding", b"transfer-encoding"))
 _VALUE_HEADERS = tuple((name.encode(), value.encode()) for name, value in keys.VALUE_HEADERS.items())
 
 
-@lru_cache(QUERIES)
+@lru_cache(REMEMBERED)
 def _read_options(query: bytes) -> ReadOptions | None:
     """What a query asks of a read of one key; None if Flask is to see to it."""
     try:
@@ -95,6 +95,7 @@ class HotPath:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._reads = service.reads
+        self._under_way = 0  # on the event loop only
         # Of a node that is neither stale nor halted: they stay the same.
         self._marks = [(name.encode(), value.encode()) for name, value in marks(service).items()]
         self._marks_of_view = [*self._marks, (b"Cache-Control", b"no-store")]
@@ -133,12 +134,24 @@ class HotPath:
         found = self._reads.key_at_once(key, options)
         if found is not None:
             return self._show(found)
-        return partial(self._read_later, key, options)
+        return self._begun(partial(self._read_later, key, options))
 
     def _read_later(self, key: str, options: ReadOptions, reply: Reply) -> None:
-        begun = self._reads.key_later(key, options, lambda look: reply(lambda: self._show(look())))
-        if not begun:
-            reply(_for_flask)
+        def reached(look: Callable[[], Found]) -> None:
+            reply(lambda: self._ended(self._show(look())))
+
+        self._reads.key_later(key, options, reached)
+
+    def _begun(self, begin: Begin) -> Begin | None:
+        """Something that is to be answered later, if not too much is already."""
+        if self._under_way >= UNDER_WAY_MAX:
+            return None
+        self._under_way += 1
+        return begin
+
+    def _ended(self, answer: Answer | None) -> Answer | None:
+        self._under_way -= 1
+        return answer
 
     def _show(self, found: Found) -> Answer | None:
         """A key's raw value, as keys shows it."""
@@ -191,7 +204,7 @@ class HotPath:
             planned = planner(asked) if asked.plain else None
         except (InvalidInput, UnicodeDecodeError):
             return None
-        return None if planned is None else partial(self._write_later, planned)
+        return None if planned is None else self._begun(partial(self._write_later, planned))
 
     def _txn(self, asked: _Plain) -> Planned | None:
         wanted = txn.wanted_txn(asked)
@@ -201,10 +214,9 @@ class HotPath:
 
     def _write_later(self, planned: Planned, reply: Reply) -> None:
         def written(outcome: Written | None) -> None:
-            reply(_for_flask if outcome is None else lambda: self._view(planned.answered(outcome)))
+            reply(lambda: self._ended(None if outcome is None else self._view(planned.answered(outcome))))
 
-        if not self._service.writes.write_later(planned.write, written):
-            reply(_for_flask)
+        self._service.writes.write_later(planned.write, written)
 
     def _view(self, view: View) -> Answer:
         body = encode(view.body).encode()
@@ -213,7 +225,3 @@ class HotPath:
         headers += self._marks_of_view
         headers.append((b"Content-Length", b"%d" % len(body)))
         return view.status, headers, body
-
-
-def _for_flask() -> None:
-    pass

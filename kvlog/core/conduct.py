@@ -29,8 +29,8 @@ from kvlog.core.values import Done, Member, NodeSettings, Refused, Replica
 from kvlog.errors import BadEntry
 
 PUSH_GRACE_S = 0.04
-"""How long an entry that the log is known to have is not read from there, while pushes come: this one is probably on
-its way, and would be read, sent and decoded for nothing."""
+"""How long an entry that the log is known to have is not read from there, while pushes come: this one is probably
+on its way, and would be read, sent and decoded for nothing."""
 
 TRANSFER_S = 8.0
 """How long letting another node lead may take."""

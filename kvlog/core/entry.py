@@ -32,8 +32,8 @@ FORMATS = (1, 2)
 entry of format 1 is one of format 2 without them."""
 
 SEGMENT_ENTRIES = 100
-"""Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``. A watch on a segment lists all of
-it each time that an entry is added: so they are short."""
+"""Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``. A watch on a segment lists all
+of it each time that an entry is added: so they are short."""
 
 ENTRY_BYTES_MAX = 512 * 1024
 """Upper bound of an encoded entry. ZooKeeper drops the connection of a client that sends a packet over 1 MiB

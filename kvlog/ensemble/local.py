@@ -16,7 +16,8 @@ DEBIAN_JAR = Path("/usr/share/java/zookeeper.jar")
 _INSTALL = "sudo apt-get install libzookeeper-java default-jre-headless"
 _MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 _JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""An ensemble for a demonstration or a test lives for minutes: optimizing its code further takes longer than that pays."""
+"""An ensemble for a demonstration or a test lives for minutes: to optimize its code further costs more than that
+gives back."""
 
 _SETTINGS = (
     "tickTime=500",  # milliseconds; sessions may last from 2 to 20 ticks

@@ -170,7 +170,7 @@ class Front:
             size = _length(scope)
             call = Call(scope, Incoming(receive), send, self._loop.create_future())
             if size is not None and size <= BODY_BYTES_BEFORE:
-                return self._guarded(self._after_body(call, size))
+                return self._after_body(call, size)
             return self._submit(call)
         found = self._shortcut(scope, b"") if self._shortcut is not None else None
         if isinstance(found, tuple):
@@ -255,14 +255,17 @@ class Front:
     async def _after_body(self, call: Call, size: int) -> None:
         """Take the shortcut, or a thread, once the body is there."""
         try:
-            call.body = await call.incoming.whole(size)
+            call.body = body = await call.incoming.whole(size)
+            found = self._shortcut(call.scope, body) if self._shortcut is not None else None
+            if isinstance(found, tuple):
+                give(call.send, found)
+            else:
+                await (self._submit(call) if found is None else self._begin(found, call))
         except ClientGone:
             return
-        found = self._shortcut(call.scope, call.body) if self._shortcut is not None else None
-        if isinstance(found, tuple):
-            give(call.send, found)
-        else:
-            await (self._submit(call) if found is None else self._begin(found, call))
+        except Exception as error:  # Granian would keep it to itself
+            self._guard.ended_by(error)
+            raise
 
     def _submit(self, call: Call) -> asyncio.Future[None]:
         """Have a thread take the call as soon as one is free."""

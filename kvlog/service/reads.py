@@ -23,9 +23,6 @@ READ_TIMEOUT_S = 5.0
 WAITING_MAX = 156
 """Reads that may wait at a time. Each holds one of the server's threads (see front.THREADS)."""
 
-LATER_MAX = 768
-"""Reads that may wait without a thread; with those of WAITING_MAX, no more than the core lets wait."""
-
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 """About how many bytes of keys and values one page holds at most."""
 
@@ -133,7 +130,6 @@ class Reads:
         self._store = store
         self._clock = clock
         self._slots = threading.BoundedSemaphore(WAITING_MAX)
-        self._later = threading.BoundedSemaphore(LATER_MAX)
 
     # --- keys ---------------------------------------------------------------------------------------------
 
@@ -153,26 +149,18 @@ class Reads:
             return None
         return self._bounded(record, position, freshness, options)
 
-    def key_later(self, key: str, options: ReadOptions, reached: Callable[[Callable[[], Found]], None]) -> bool:
-        """The same of the present state, once this node has applied what the read needs; False if too many wait.
+    def key_later(self, key: str, options: ReadOptions, reached: Callable[[Callable[[], Found]], None]) -> None:
+        """The same of the present state, once this node has applied what the read needs.
 
         ``reached`` gets, on any thread, what will read the key then; that finds None if the read is refused.
         """
-        if not self._later.acquire(blocking=False):
-            return False
-
-        def answered(answer: Answer) -> None:
-            self._later.release()
-            reached(lambda: self._after(answer, key, options))
-
         deadline = self._clock.monotonic() + options.timeout_s
         self._runtime.submit(
             lambda token: ev.ReadSubmitted(
                 token, deadline, min_revision=options.min_revision, linearizable=options.linearizable
             ),
-            answered,
+            lambda answer: reached(lambda: self._after(answer, key, options)),
         )
-        return True
 
     def _after(self, answer: Answer, key: str, options: ReadOptions) -> Found:
         if not isinstance(answer, Reached):

@@ -33,9 +33,6 @@ WRITES_MAX = 256
 """Writes that may wait at a time. Each holds one of the server's threads; the rest of them stay free for reads
 and for pushes (see front.THREADS)."""
 
-LATER_MAX = 768
-"""Writes that may wait at a time without a thread; with those of WRITES_MAX, no more than the core lets wait."""
-
 RETRY_S = 0.05
 """Pause before a write is tried again at a leader that was just being replaced: about the time a change takes."""
 
@@ -83,7 +80,6 @@ class Writes:
         self._peers = peers
         self._clock = clock
         self._slots = threading.BoundedSemaphore(WRITES_MAX)
-        self._later = threading.BoundedSemaphore(LATER_MAX)
         self._own_ids = itertools.count(1)
 
     def write(self, write: Write) -> Written:
@@ -99,17 +95,14 @@ class Writes:
         finally:
             self._slots.release()
 
-    def write_later(self, write: Write, written: Callable[[Written | None], None]) -> bool:
-        """Carry out a write here, without waiting for it; False if too many are under way.
+    def write_later(self, write: Write, written: Callable[[Written | None], None]) -> None:
+        """Carry out a write here, without waiting for it.
 
         ``written`` is called once, on any thread: with None if the write did not happen here, and is for ``write``
         to do, which finds its way to the leader.
         """
-        if not self._later.acquire(blocking=False):
-            return False
 
         def answered(answer: Answer) -> None:
-            self._later.release()
             passing = isinstance(answer, Redirect) or (isinstance(answer, Refused) and answer.retry)
             if passing:
                 written(None)
@@ -120,7 +113,6 @@ class Writes:
 
         deadline = self._clock.monotonic() + write.timeout_s
         self._runtime.submit(lambda token: _submitted(token, write, deadline), answered)
-        return True
 
     def take(self, forward: Forward) -> Outcome:
         """Carry out a write that another node has forwarded, here or not at all."""
