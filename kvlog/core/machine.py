@@ -40,7 +40,7 @@ HISTORY_REVISIONS = 100_000
 """Of how many revisions the changes are kept, if the settings do not say (M10)."""
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the store holds for a key: its value, and the revisions that made it so."""
 
     value: bytes
@@ -67,7 +67,7 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     epoch: int = 0
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of a request with an id: committed at ``revision``, or cancelled there for good.
 
     ``failed``: it was found at ``revision`` that it could not be carried out, and why. ``created``: it has made a
@@ -83,7 +83,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     changes: int = 0
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What happened to one key at a revision: its record before and after, None where there was none.
 
     ``deleted``: if there was none before, the kept revision at which the key had been deleted; else 0. So
@@ -96,7 +96,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     deleted: int = 0
 
 
-class Changes(msgspec.Struct, frozen=True, array_like=True):
+class Changes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What happened at one revision, in the entry at ``index``; ``time_ms`` is the wall clock of its leader."""
 
     index: int
