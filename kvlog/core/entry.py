@@ -12,8 +12,8 @@ equal logs up to there.
 Effects are blind: a put carries everything that the record will hold, so that applying one needs no reading
 and entries may be applied later, out of turn, to fill a gap (see ``machine``).
 
-What there are many of has ``gc=False``: it never changes and leads to nothing that leads back to it, so the garbage
-collector has nothing to find there, and need not look.
+What there are many of has ``gc=False``: it never changes and leads to nothing that leads back to it, so the
+garbage collector has nothing to find there, and need not look.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
 """What is on the disk below LmdbStore: the tables of its file, and the bytes that they hold.
 
-Every value is sealed: four bytes of CRC-32 over the key and the body stand in front of the body, and every read
-checks them. The checksum finds what disks, memory and other programs do by accident; the key is part of it so that
-a value which has got under another key is found as well.
+Every value is sealed: four bytes of CRC-32 over the key and the body stand behind the body, and every read checks
+them. The checksum finds what disks, memory and other programs do by accident; the key is part of it so that a
+value which has got under another key is found as well.
+
+In front of the bodies of records and of requests stands their share in the digest, so that changing one costs no
+second hash of what was there before.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import msgspec
 
-from kvlog.core.machine import Position, Record, Remembered
+from kvlog.core.machine import SHARE_BYTES, Position, Record, Remembered
 from kvlog.errors import StoreDamaged, StoreFailure
 from kvlog.store.directories import DATA_FILE, full_disk, sync_directory
 
@@ -27,7 +30,7 @@ MAP_BYTES = 64 * 1024**3
 READERS_MAX = 1_024
 """Threads that may read at a time; the server has half as many."""
 
-FORMAT = 3
+FORMAT = 4
 
 TABLES = ("data", "tombstones", "meta", "requests", "revisions", "changes", "attached")
 
@@ -36,11 +39,19 @@ FORMAT_KEY = b"format"
 
 SEAL_BYTES = 4
 
+SEALED = 0x2144DF1C
+"""The CRC-32 of anything that is followed by its own CRC-32, the lowest byte first."""
+
 NUMBER_BYTES = 8
 """A revision or a lease within a key: in the order of the bytes, the lowest is first."""
 
 HASH_BYTES = 16
-"""A key within a key that has to hold more than that: its BLAKE2b-128."""
+
+NAMED_BYTES_MAX = 64
+"""Up to here a key stands within another key as it is; of a longer one it is its BLAKE2b-128."""
+
+HASHED = b"\xff"
+"""What stands before such a hash: no key begins so, because it is no UTF-8."""
 
 NOT_DAMAGE = (
     lmdb.MapFullError,
@@ -64,7 +75,7 @@ class Files:
 
     ``requests`` maps the id of a remembered request to its outcome, ``revisions`` the revision of that outcome
     to the id. ``changes`` has a row for each key that was changed at a kept revision, under the revision and the
-    key's hash; ``attached`` the keys of each lease, under the lease and the key's hash.
+    key (``numbered_key``); ``attached`` the keys of each lease, under the lease and the key.
 
     Nothing closes an environment that others may still read: each of its transactions holds a reference to it,
     and the last one that goes closes it.
@@ -93,34 +104,37 @@ class Files:
             return None  # LMDB knows no empty keys
         name = key.encode()
         data = transaction.get(name, db=self.data)
-        return None if data is None else records.decode(self.unseal(name, data))
+        return None if data is None else records.decode(self.unseal(name, data)[SHARE_BYTES:])
 
     def tombstone(self, transaction: lmdb.Transaction[bytes], key: str) -> int:
         """The revision of a key's last deletion, 0 if there is no tombstone of it."""
         name = key.encode()
         data = transaction.get(name, db=self.tombstones) if name else None
-        return 0 if data is None else int(bytes(self.unseal(name, data)))
+        return 0 if data is None else int(self.unseal(name, data))
 
     def outcome(self, transaction: lmdb.Transaction[bytes], request_id: bytes) -> Remembered | None:
         """What became of a request, if it is remembered."""
         data = transaction.get(request_id, db=self.requests)
-        return None if data is None else outcomes.decode(self.unseal(request_id, data))
+        return None if data is None else outcomes.decode(self.unseal(request_id, data)[SHARE_BYTES:])
 
-    def unseal(self, key: bytes, data: bytes) -> memoryview:
-        """The body of a stored value.
+    def unseal(self, key: bytes, data: bytes) -> bytes:
+        """A stored value without its seal.
 
         Raises:
             StoreDamaged: it is not what was written under this key.
         """
-        body = memoryview(data)[SEAL_BYTES:]
-        if int.from_bytes(data[:SEAL_BYTES], "big") != zlib.crc32(body, zlib.crc32(key)):
-            raise StoreDamaged(self.directory, f"what is kept under {key[:60]!r} is not what was written")
-        return body
+        if crc32(key + data) != SEALED:
+            raise self.altered(key)
+        return data[:-SEAL_BYTES]
+
+    def altered(self, key: bytes) -> StoreDamaged:
+        """That a value does not match its seal."""
+        return StoreDamaged(self.directory, f"what is kept under {key[:60]!r} is not what was written")
 
 
 def seal(key: bytes, body: bytes) -> bytes:
     """A value as it is stored under ``key``."""
-    return zlib.crc32(body, zlib.crc32(key)).to_bytes(SEAL_BYTES, "big") + body
+    return body + crc32(key + body).to_bytes(SEAL_BYTES, "little")
 
 
 def number_key(number: int) -> bytes:
@@ -128,9 +142,14 @@ def number_key(number: int) -> bytes:
     return number.to_bytes(NUMBER_BYTES, "big")
 
 
-def hashed_key(number: int, name: bytes) -> bytes:
+def numbered_key(number: int, name: bytes) -> bytes:
     """The key of what belongs to a revision or lease and to a key of the store."""
-    return number.to_bytes(NUMBER_BYTES, "big") + blake2b(name, digest_size=HASH_BYTES).digest()
+    return number.to_bytes(NUMBER_BYTES, "big") + embedded(name)
+
+
+def embedded(name: bytes) -> bytes:
+    """A key of the store as it stands within another key."""
+    return name if len(name) <= NAMED_BYTES_MAX else HASHED + blake2b(name, digest_size=HASH_BYTES).digest()
 
 
 def open_files(directory: Path, *, create: bool) -> Files:

@@ -20,7 +20,7 @@ import msgspec
 from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import Search
-from kvlog.core.machine import HISTORY_REVISIONS, Identity, Position, Record, Remembered
+from kvlog.core.machine import HISTORY_REVISIONS, SHARE_BYTES, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Versions
 from kvlog.store.directories import OLD, remove, swap_in, sync_directory
@@ -106,7 +106,7 @@ class LmdbStore:
             with transaction.cursor(files.attached) as cursor:
                 more = cursor.set_range(of_lease)
                 while more and len(found) < limit and cursor.key().startswith(of_lease):
-                    found.append(str(files.unseal(*cursor.item()), "utf-8"))
+                    found.append(files.unseal(*cursor.item()).decode())
                     more = cursor.next()
         return tuple(found)
 
@@ -183,7 +183,8 @@ class LmdbStore:
         files = self._files
         with guarded(self._directory), files.environment.begin(db=files.data) as transaction:
             return [
-                (key.decode(), records.decode(files.unseal(key, value))) for key, value in transaction.cursor()
+                (key.decode(), records.decode(files.unseal(key, value)[SHARE_BYTES:]))
+                for key, value in transaction.cursor()
             ]
 
     def requests(self) -> list[tuple[str, Remembered]]:
@@ -191,7 +192,8 @@ class LmdbStore:
         files = self._files
         with guarded(self._directory), files.environment.begin(db=files.requests) as transaction:
             found = [
-                (key.decode(), outcomes.decode(files.unseal(key, value))) for key, value in transaction.cursor()
+                (key.decode(), outcomes.decode(files.unseal(key, value)[SHARE_BYTES:]))
+                for key, value in transaction.cursor()
             ]
         return sorted(found, key=lambda pair: pair[1].revision)
 
@@ -255,7 +257,9 @@ class LmdbStore:
     def _change(self, step: Callable[[LmdbTransaction, Position], Position]) -> Position:
         files = self._files
         with guarded(self._directory), files.environment.begin(write=True) as transaction:
-            position = step(LmdbTransaction(files, transaction), files.position(transaction))
+            changed = LmdbTransaction(files, transaction)
+            position = step(changed, files.position(transaction))
+            changed.flush()
             transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
         return position
 
