@@ -255,6 +255,58 @@ def test_readers_go_on_while_the_store_is_replaced(tmp_path: Path):
     assert verify(tmp_path / "store").position == after
 
 
+def test_a_read_tells_the_position_of_the_state_that_it_saw(tmp_path: Path):
+    """On many threads while entries are applied, and in a transaction that has begun before: M1 for readers."""
+    chain = RequestChain(window=50)
+    for number in range(400):
+        chain.put("k", str(number))
+    with closing(filled(tmp_path / "store", chain, 1)) as store:
+        wrong: list[object] = []
+        seen: list[set[int]] = [set(), set(), set(), set()]
+        done = threading.Event()
+
+        def look(revisions: set[int]) -> None:
+            while not done.is_set():
+                record, position = store.read("k")
+                revisions.add(position.revision)
+                if record is None or record.revision != position.revision:
+                    wrong.append((record, position))
+
+        lookers = [threading.Thread(target=look, args=(revisions,)) for revisions in seen]
+        for looker in lookers:
+            looker.start()
+        files = store._files
+        with files.environment.begin() as held:
+            before = files.standing(held)
+            for item in chain.entries[1:]:
+                assert store.apply((item,), fill=False) == store.position()
+            assert wait_until(lambda: all(400 in revisions for revisions in seen), WAIT_S)
+            done.set()
+            for looker in lookers:
+                looker.join(WAIT_S)
+
+            assert (before.revision, files.standing(held)) == (1, before)
+        assert wrong == []
+        assert chain.position == store.position()
+
+
+def test_what_was_not_committed_is_in_no_position(tmp_path: Path):
+    """LMDB gives the number of the transaction that failed to the next one."""
+    chain = chain_of(20)
+    with closing(filled(tmp_path / "store", chain, 10)) as store:
+        before = store.position()
+        for _ in range(2):
+            with pytest.raises(InvariantViolation):
+                store.apply((chain.entries[10], chain.entries[12]), fill=False)
+            assert store.position() == before
+            assert store.read("key0")[1] == before
+        store.apply(tuple(chain.entries[10:]), fill=False)
+
+        assert chain.position == store.position()
+    with closing(LmdbStore(tmp_path / "store")) as store:
+        assert chain.position == store.position()
+
+
 def test_a_snapshot_of_another_log_is_not_installed(tmp_path: Path):
     """The store stays as it is."""
     chain = chain_of(10)

@@ -10,11 +10,10 @@ second hash of what was there before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import TracebackType
 from zlib import crc32
 
 import lmdb
@@ -29,6 +28,9 @@ MAP_BYTES = 64 * 1024**3
 
 READERS_MAX = 1_024
 """Threads that may read at a time; the server has half as many."""
+
+SPARE_READERS = 16
+"""Read transactions that are kept for the next reader, so that LMDB need not look for a place for each."""
 
 FORMAT = 4
 
@@ -69,6 +71,13 @@ outcomes = msgspec.msgpack.Decoder(Remembered)
 encoder = msgspec.msgpack.Encoder()
 
 
+@dataclass(slots=True)
+class Seen:
+    """The number that LMDB has given to a state of the store, and the position in it; replaced as a pair."""
+
+    latest: tuple[int, Position] = (-1, Position())
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """An open environment and its tables.
@@ -90,6 +99,20 @@ class Files:
     revisions: lmdb._Database
     changes: lmdb._Database
     attached: lmdb._Database
+    seen: Seen
+
+    def standing(self, transaction: lmdb.Transaction[bytes]) -> Position:
+        """Where the store stands in the state that a transaction sees which only reads.
+
+        LMDB numbers its states, and such a transaction has the number of the one that it sees: the position that
+        was read from a state with this number is the one that is in there.
+        """
+        number = transaction.id()
+        seen, position = self.seen.latest
+        if seen != number:
+            position = self.position(transaction)
+            self.seen.latest = (number, position)
+        return position
 
     def position(self, transaction: lmdb.Transaction[bytes]) -> Position:
         """Where the store stands in the state that the transaction sees."""
@@ -168,13 +191,14 @@ def open_files(directory: Path, *, create: bool) -> Files:
         map_size=MAP_BYTES,
         max_dbs=len(TABLES),
         max_readers=READERS_MAX,
+        max_spare_txns=SPARE_READERS,
         metasync=False,
         readonly=not create,
         create=create,
         lock=create,
     )
     tables = {name: environment.open_db(name.encode(), create=create) for name in TABLES}
-    files = Files(directory, environment, **tables)
+    files = Files(directory, environment, seen=Seen(), **tables)
     with environment.begin(write=create, db=files.meta) as transaction:
         found = transaction.get(FORMAT_KEY)
         if found is None and create:
@@ -193,20 +217,34 @@ def open_files(directory: Path, *, create: bool) -> Files:
     return files
 
 
-@contextmanager
-def guarded(directory: Path) -> Iterator[None]:
-    """Turn every failure of LMDB or of the disk into StoreFailure.
+class Guarded:
+    """Turns every failure of LMDB or of the disk into StoreFailure; any number of threads may be in it.
 
     After one, nothing may be concluded about what is on the disk: the process ends, and opening the store
     again finds the last transaction that is there as a whole.
     """
-    try:
-        yield
-    except lmdb.MapFullError as error:
-        raise StoreFailure(f"the store in {directory} has reached its limit of {MAP_BYTES >> 30} GiB") from error
-    except (lmdb.Error, OSError) as error:
-        if isinstance(error, lmdb.Error) and error.code < 0 and not isinstance(error, NOT_DAMAGE):
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        directory = self._directory
+        if isinstance(error, lmdb.MapFullError):
+            raise StoreFailure(
+                f"the store in {directory} has reached its limit of {MAP_BYTES >> 30} GiB"
+            ) from error
+        if isinstance(error, lmdb.Error | OSError):
+            if isinstance(error, lmdb.Error) and error.code < 0 and not isinstance(error, NOT_DAMAGE):
+                raise StoreDamaged(directory, str(error)) from error
+            raise StoreFailure(f"the store in {directory} failed: {error}{full_disk(directory)}") from error
+        if isinstance(error, msgspec.MsgspecError):
             raise StoreDamaged(directory, str(error)) from error
-        raise StoreFailure(f"the store in {directory} failed: {error}{full_disk(directory)}") from error
-    except msgspec.MsgspecError as error:
-        raise StoreDamaged(directory, str(error)) from error

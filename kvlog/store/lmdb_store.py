@@ -27,8 +27,8 @@ from kvlog.store.directories import OLD, remove, swap_in, sync_directory
 from kvlog.store.lmdb_copy import Pace, StoreCopy
 from kvlog.store.lmdb_files import (
     POSITION,
+    Guarded,
     encoder,
-    guarded,
     number_key,
     open_files,
     outcomes,
@@ -67,11 +67,12 @@ class LmdbStore:
         self, directory: Path, *, history: int = HISTORY_REVISIONS, history_bytes: int = HISTORY_BYTES_MAX
     ) -> None:
         self._directory = directory
+        self._guarded = Guarded(directory)
         self._history = history
         self._history_bytes = history_bytes
         self._copies: weakref.WeakSet[StoreCopy] = weakref.WeakSet()
         self._copies_lock = threading.Lock()
-        with guarded(directory):
+        with self._guarded:
             # Replaced as a whole by install: whoever has begun to read goes on with what it has begun with.
             self._files = open_files(directory, create=True)
 
@@ -80,19 +81,19 @@ class LmdbStore:
     def position(self) -> Position:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            return files.standing(transaction)
 
     def get(self, key: str) -> Record | None:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             return files.record(transaction, key)
 
     def request(self, request_id: str) -> Remembered | None:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             return files.outcome(transaction, request_id.encode())
 
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ class LmdbStore:
         if not 0 < lease < 1 << 64:
             return ()
         found: list[str] = []
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             of_lease = number_key(lease)
             with transaction.cursor(files.attached) as cursor:
                 more = cursor.set_range(of_lease)
@@ -113,14 +114,14 @@ class LmdbStore:
     def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """See evaluate.View."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return History(files, transaction).changed_since(files.position(transaction), prefix, revision, search)
+        with self._guarded, files.environment.begin() as transaction:
+            return History(files, transaction).changed_since(files.standing(transaction), prefix, revision, search)
 
     def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is None:
                 return files.record(transaction, key), position
             check_told(position, at)
@@ -138,8 +139,8 @@ class LmdbStore:
     ) -> Page:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is not None:
                 check_told(position, at)
             keys = Range(files, transaction, prefix, start)
@@ -149,8 +150,8 @@ class LmdbStore:
     def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is not None:
                 check_told(position, at)
             return Range(files, transaction, prefix).count(at), position
@@ -158,16 +159,16 @@ class LmdbStore:
     def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             check_told(position, after)
             return History(files, transaction).kept(position, after, limit, bytes_max)
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if position.gaps:
                 raise GapsInHistory(position.missed_entries)
             return History(files, transaction).versions(position, key, before, limit)
@@ -175,13 +176,13 @@ class LmdbStore:
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return files.outcome(transaction, request_id.encode()), files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            return files.outcome(transaction, request_id.encode()), files.standing(transaction)
 
     def items(self) -> list[tuple[str, Record]]:
         """All records, in order of their keys' bytes; for tests and small stores."""
         files = self._files
-        with guarded(self._directory), files.environment.begin(db=files.data) as transaction:
+        with self._guarded, files.environment.begin(db=files.data) as transaction:
             return [
                 (key.decode(), records.decode(files.unseal(key, value)[SHARE_BYTES:]))
                 for key, value in transaction.cursor()
@@ -190,7 +191,7 @@ class LmdbStore:
     def requests(self) -> list[tuple[str, Remembered]]:
         """All remembered requests, in order of their revisions; for tests and small stores."""
         files = self._files
-        with guarded(self._directory), files.environment.begin(db=files.requests) as transaction:
+        with self._guarded, files.environment.begin(db=files.requests) as transaction:
             found = [
                 (key.decode(), outcomes.decode(files.unseal(key, value)[SHARE_BYTES:]))
                 for key, value in transaction.cursor()
@@ -256,16 +257,21 @@ class LmdbStore:
 
     def _change(self, step: Callable[[LmdbTransaction, Position], Position]) -> Position:
         files = self._files
-        with guarded(self._directory), files.environment.begin(write=True) as transaction:
+        with self._guarded, files.environment.begin(write=True, db=files.meta) as transaction:
+            number = transaction.id()  # of the state that it makes
+            seen, position = files.seen.latest
+            if seen != number - 1:
+                position = files.position(transaction)
             changed = LmdbTransaction(files, transaction)
-            position = step(changed, files.position(transaction))
+            position = step(changed, position)
             changed.flush()
-            transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
+            transaction.put(POSITION, seal(POSITION, encoder.encode(position)))
+        files.seen.latest = (number, position)
         return position
 
     def sync(self) -> Position:
         """See ports.Store. One thread writes, so that nothing can come between the flush and the reading."""
-        with guarded(self._directory):
+        with self._guarded:
             self._files.environment.sync(True)
         return self.position()
 
@@ -281,7 +287,7 @@ class LmdbStore:
         incoming = Path(source)
         if incoming.parent != self._directory.parent:
             raise StoreFailure(f"the snapshot {source} does not lie beside the store in {self._directory}")
-        with guarded(incoming):
+        with Guarded(incoming):
             copy = open_files(incoming, create=False)
             with copy.environment.begin() as transaction:
                 position = copy.position(transaction)
@@ -289,7 +295,7 @@ class LmdbStore:
         mine = self.position().identity
         if mine not in (None, position.identity):
             raise StoreFailure(f"the snapshot {source} belongs to {position.identity}, this store to {mine}")
-        with guarded(self._directory):
+        with self._guarded:
             swap_in(self._directory, incoming)
             self._files = open_files(self._directory, create=True)
             remove(self._directory.with_name(OLD))
@@ -302,6 +308,6 @@ class LmdbStore:
             copies = list(self._copies)
         for copy in copies:
             copy.close("the store is being closed")
-        with guarded(self._directory):
+        with self._guarded:
             self._files.environment.sync(True)
             self._files.environment.close()

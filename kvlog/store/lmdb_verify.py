@@ -18,7 +18,7 @@ from kvlog.store.lmdb_files import (
     SEAL_BYTES,
     SEALED,
     Files,
-    guarded,
+    Guarded,
     number_key,
     numbered_key,
     open_files,
@@ -57,7 +57,7 @@ def verify(directory: Path, *, progress: Progress | None = None) -> Found:
         StoreDamaged: it is not what was written.
         StoreFailure: it cannot be read, or has another format.
     """
-    with guarded(directory):
+    with Guarded(directory):
         _check_pages(directory)
         files = open_files(directory, create=False)
         try:
