@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 import msgspec
 
 from kvlog.core.applying import apply_entry, fill_entry, open_gap
-from kvlog.core.entry import SYSTEM, LogEntry
+from kvlog.core.entry import SYSTEM, LogEntry, Request
 from kvlog.core.evaluate import CHANGED_SINCE_MAX, Search
-from kvlog.core.machine import HISTORY_REVISIONS, Changes, Identity, Position, Record, Remembered
+from kvlog.core.machine import (
+    HISTORY_REVISIONS,
+    Changes,
+    Identity,
+    Position,
+    Record,
+    Remembered,
+    digest_of,
+    digest_of_request,
+)
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Version, Versions, bytes_of
 
@@ -246,6 +255,7 @@ class MemoryTransaction:
     requests: dict[str, Remembered] = field(default_factory=dict)
     attached_keys: set[tuple[int, str]] = field(default_factory=set)
     changes: dict[int, Changes] = field(default_factory=dict)
+    added: int = 0
 
     def get(self, key: str) -> Record | None:
         """See machine.Transaction."""
@@ -255,13 +265,19 @@ class MemoryTransaction:
         """See machine.Transaction."""
         return self.requests.get(request_id)
 
+    def look_up(self, requests: tuple[Request, ...]) -> None:
+        """See machine.Transaction."""
+
     def put(self, key: str, record: Record) -> None:
         """See machine.Transaction."""
+        if key in self.records:
+            self.added -= digest_of(key, self.records[key])
+        self.added += digest_of(key, record)
         self.records[key] = record
 
     def delete(self, key: str) -> None:
         """See machine.Transaction."""
-        del self.records[key]
+        self.added -= digest_of(key, self.records.pop(key))
 
     def tombstone(self, key: str) -> int:
         """See machine.Transaction."""
@@ -310,13 +326,17 @@ class MemoryTransaction:
     def remember(self, request_id: str, outcome: Remembered) -> None:
         """See machine.Transaction."""
         self.requests[request_id] = outcome
+        self.added += digest_of_request(request_id, outcome)
 
-    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
+    def forget(self, revision: int) -> None:
         """See machine.Transaction."""
-        old = [pair for pair in self.requests.items() if pair[1].revision <= revision]
-        for request_id, _ in old:
-            del self.requests[request_id]
-        return old
+        for request_id in [name for name, outcome in self.requests.items() if outcome.revision <= revision]:
+            self.added -= digest_of_request(request_id, self.requests.pop(request_id))
+
+    def added_to_digest(self) -> int:
+        """See machine.Transaction."""
+        added, self.added = self.added, 0
+        return added
 
 
 def _begins(key: str, prefix: str) -> bool:

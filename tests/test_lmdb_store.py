@@ -23,13 +23,13 @@ import pytest
 
 from kvlog.core.commands import OPERATIONS_MAX, SetKey, Txn
 from kvlog.core.evaluate import Search
-from kvlog.core.machine import Gap, Identity, Position, Record, Remembered
+from kvlog.core.machine import Gap, Identity, Position, Record, Remembered, share_of
 from kvlog.errors import InvariantViolation, StoreDamaged, StoreFailure, Unavailable
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
 from kvlog.store import quarantine
 from kvlog.store.directories import settle_files
 from kvlog.store.lmdb_copy import Pace, StoreCopy
-from kvlog.store.lmdb_files import hashed_key, seal
+from kvlog.store.lmdb_files import numbered_key, seal
 from kvlog.store.lmdb_history import Row
 from kvlog.store.lmdb_store import LmdbStore
 from kvlog.store.lmdb_verify import verify
@@ -255,6 +255,58 @@ def test_readers_go_on_while_the_store_is_replaced(tmp_path: Path):
     assert verify(tmp_path / "store").position == after
 
 
+def test_a_read_tells_the_position_of_the_state_that_it_saw(tmp_path: Path):
+    """On many threads while entries are applied, and in a transaction that has begun before: M1 for readers."""
+    chain = RequestChain(window=50)
+    for number in range(400):
+        chain.put("k", str(number))
+    with closing(filled(tmp_path / "store", chain, 1)) as store:
+        wrong: list[object] = []
+        seen: list[set[int]] = [set(), set(), set(), set()]
+        done = threading.Event()
+
+        def look(revisions: set[int]) -> None:
+            while not done.is_set():
+                record, position = store.read("k")
+                revisions.add(position.revision)
+                if record is None or record.revision != position.revision:
+                    wrong.append((record, position))
+
+        lookers = [threading.Thread(target=look, args=(revisions,)) for revisions in seen]
+        for looker in lookers:
+            looker.start()
+        files = store._files
+        with files.environment.begin() as held:
+            before = files.standing(held)
+            for item in chain.entries[1:]:
+                assert store.apply((item,), fill=False) == store.position()
+            assert wait_until(lambda: all(400 in revisions for revisions in seen), WAIT_S)
+            done.set()
+            for looker in lookers:
+                looker.join(WAIT_S)
+
+            assert (before.revision, files.standing(held)) == (1, before)
+        assert wrong == []
+        assert chain.position == store.position()
+
+
+def test_what_was_not_committed_is_in_no_position(tmp_path: Path):
+    """LMDB gives the number of the transaction that failed to the next one."""
+    chain = chain_of(20)
+    with closing(filled(tmp_path / "store", chain, 10)) as store:
+        before = store.position()
+        for _ in range(2):
+            with pytest.raises(InvariantViolation):
+                store.apply((chain.entries[10], chain.entries[12]), fill=False)
+            assert store.position() == before
+            assert store.read("key0")[1] == before
+        store.apply(tuple(chain.entries[10:]), fill=False)
+
+        assert chain.position == store.position()
+    with closing(LmdbStore(tmp_path / "store")) as store:
+        assert chain.position == store.position()
+
+
 def test_a_snapshot_of_another_log_is_not_installed(tmp_path: Path):
     """The store stays as it is."""
     chain = chain_of(10)
@@ -387,7 +439,7 @@ def swap(one: bytes, other: bytes) -> Callable[[lmdb.Transaction], None]:
 
 def replace_position(**changes: object) -> Callable[[lmdb.Transaction], None]:
     def change(transaction: lmdb.Transaction) -> None:
-        position = msgspec.msgpack.decode(transaction.get(b"position")[4:], type=Position)
+        position = msgspec.msgpack.decode(transaction.get(b"position")[:-4], type=Position)
         position = msgspec.structs.replace(position, **changes)
         transaction.put(b"position", seal(b"position", msgspec.msgpack.encode(position)))
 
@@ -398,13 +450,19 @@ def sealed(key: bytes, value: object) -> bytes:
     return seal(key, msgspec.msgpack.encode(value))
 
 
+def shared(key: bytes, value: Record | Remembered, share: bytes | None = None) -> bytes:
+    """A record or request as it is stored, with its share in the digest in front."""
+    body = msgspec.msgpack.encode(value)
+    return seal(key, (share_of(key, body) if share is None else share) + body)
+
+
 def change_at(revision: int, name: bytes, /, **fields: object) -> Callable[[lmdb.Transaction], None]:
     """Write the change of a key at a revision, or one that was not there, with a checksum that is right."""
 
     def change(transaction: lmdb.Transaction) -> None:
-        key = hashed_key(revision, name)
+        key = numbered_key(revision, name)
         found = transaction.get(key)
-        row = msgspec.msgpack.decode(found[4:], type=Row) if found else ROW
+        row = msgspec.msgpack.decode(found[:-4], type=Row) if found else ROW
         transaction.put(key, sealed(key, msgspec.structs.replace(row, **fields)))
 
     return change
@@ -420,7 +478,7 @@ def in_order(*changes: Callable[[lmdb.Transaction], None]) -> Callable[[lmdb.Tra
 
 def gone(revision: int, key: bytes) -> Callable[[lmdb.Transaction], None]:
     def change(transaction: lmdb.Transaction) -> None:
-        assert transaction.delete(hashed_key(revision, key))
+        assert transaction.delete(numbered_key(revision, key))
 
     return change
 
@@ -429,31 +487,42 @@ def gone(revision: int, key: bytes) -> Callable[[lmdb.Transaction], None]:
 # deleted at 4, key9 at 10 and 11; the lease of key4 is the one of revision 5.
 ROW = Row("x", 0, 1, 1, Record(b"v", 1, 1, 1), None, 0)
 LEASE = 5 * OPERATIONS_MAX
-REMEMBERED = sealed(b"rx", Remembered(999, 1, "", False))
+REMEMBERED = shared(b"rx", Remembered(999, 1, "", False))
 DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
-    "a bit of a record": (b"data", flip(b"key0", -1), "is not what was written"),
-    "a bit of a checksum": (b"data", flip(b"key0", 0), "is not what was written"),
+    "a bit of a record": (b"data", flip(b"key0", -5), "is not what was written"),
+    "a bit of a checksum": (b"data", flip(b"key0", -1), "is not what was written"),
+    "a bit of a share": (b"data", flip(b"key0", 0), "is not what was written"),
+    "another share": (
+        b"data",
+        lambda table: table.put(b"x", shared(b"x", Record(b"v", 0, 0, 1), bytes(16))),
+        "b'x' has another share in the digest than it says",
+    ),
+    "another share of a request": (
+        b"requests",
+        lambda table: table.put(b"rx", shared(b"rx", Remembered(999, 1, "", False), bytes(16))),
+        "b'rx' has another share in the digest than it says",
+    ),
     "two records changed places": (b"data", swap(b"key0", b"key1"), "is not what was written"),
     "a record is gone": (b"data", lambda table: table.delete(b"key0"), "have the digest"),
     "a record too much": (
         b"data",
-        lambda table: table.put(b"x", sealed(b"x", Record(b"v", 0, 0, 1))),
+        lambda table: table.put(b"x", shared(b"x", Record(b"v", 0, 0, 1))),
         "have the digest",
     ),
     "a key that is no text": (
         b"data",
-        lambda table: table.put(b"\xff", sealed(b"\xff", Record(b"v", 0, 0, 1))),
+        lambda table: table.put(b"\xff", shared(b"\xff", Record(b"v", 0, 0, 1))),
         "is not UTF-8",
     ),
-    "a bit of a request": (b"requests", flip(b"r39", -1), "is not what was written"),
+    "a bit of a request": (b"requests", flip(b"r39", -5), "is not what was written"),
     "a request is not listed": (b"revisions", lambda table: table.delete((40).to_bytes(8, "big")), "not listed"),
     "a listed request is gone": (b"requests", lambda table: table.delete(b"r39"), "lists other ones"),
     "a request too much": (b"requests", lambda table: table.put(b"rx", REMEMBERED), "not listed at its revision"),
-    "a bit of the position": (b"meta", flip(b"position", -1), "is not what was written"),
+    "a bit of the position": (b"meta", flip(b"position", -5), "is not what was written"),
     "no position": (b"meta", lambda table: table.delete(b"position"), "nothing of its position"),
     "another digest": (b"meta", replace_position(digest="00" * 16), "its position says 0000"),
     "no format": (b"meta", lambda table: table.delete(b"format"), "nothing of its format"),
-    "a bit of a tombstone": (b"tombstones", flip(b"key2", -1), "is not what was written"),
+    "a bit of a tombstone": (b"tombstones", flip(b"key2", -5), "is not what was written"),
     "a tombstone of what is not kept": (
         b"tombstones",
         lambda table: table.put(b"k", seal(b"k", b"1")),
@@ -475,10 +544,10 @@ DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
         "kept of b'key2' at revision 3 is something else",
     ),
     "a tombstone is gone": (b"tombstones", lambda table: table.delete(b"key2"), "nothing leads to"),
-    "a bit of a change": (b"changes", flip(hashed_key(1, b"key0"), -1), "is not what was written"),
+    "a bit of a change": (b"changes", flip(numbered_key(1, b"key0"), -5), "is not what was written"),
     "two changes changed places": (
         b"changes",
-        swap(hashed_key(1, b"key0"), hashed_key(5, b"key4")),
+        swap(numbered_key(1, b"key0"), numbered_key(5, b"key4")),
         "is not what was written",
     ),
     "a record's change is gone": (b"changes", gone(1, b"key0"), "what happened to b'key0' at revision 1"),
@@ -506,22 +575,22 @@ DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {
     ),
     "more is told of than is kept": (b"meta", replace_position(history=3), "but it tells of 3 to 40"),
     "a past with gaps": (b"meta", replace_position(gaps=(Gap(1, 2, ""),)), "nothing leads to"),
-    "a bit of a lease's list": (b"attached", flip(hashed_key(LEASE, b"key4"), -1), "is not what was written"),
+    "a bit of a lease's list": (b"attached", flip(numbered_key(LEASE, b"key4"), -5), "is not what was written"),
     "a key is not listed": (
         b"attached",
-        lambda table: table.delete(hashed_key(LEASE, b"key4")),
+        lambda table: table.delete(numbered_key(LEASE, b"key4")),
         "b'key4' is not listed under its lease 5000",
     ),
     "a listed key too much": (
         b"attached",
-        lambda table: table.put(hashed_key(7, b"key0"), seal(hashed_key(7, b"key0"), b"key0")),
+        lambda table: table.put(numbered_key(7, b"key0"), seal(numbered_key(7, b"key0"), b"key0")),
         "its leases list other keys",
     ),
     "a key is listed elsewhere": (
         b"attached",
         in_order(
-            lambda table: table.delete(hashed_key(LEASE, b"key4")),
-            lambda table: table.put(hashed_key(7, b"key4"), seal(hashed_key(7, b"key4"), b"key4")),
+            lambda table: table.delete(numbered_key(LEASE, b"key4")),
+            lambda table: table.put(numbered_key(7, b"key4"), seal(numbered_key(7, b"key4"), b"key4")),
         ),
         "b'key4' is not listed under its lease 5000",
     ),
@@ -594,9 +663,9 @@ def test_reading_what_was_not_written_fails(tmp_path: Path):
     filled(tmp_path / "store", chain_of(40)).close()
     tamper(tmp_path / "store", b"data", swap(b"key0", b"key1"))
     tamper(tmp_path / "store", b"requests", flip(b"r39", 2))
-    tamper(tmp_path / "store", b"changes", flip(hashed_key(4, b"key2"), -1))
-    tamper(tmp_path / "store", b"tombstones", flip(b"key9", -1))
-    tamper(tmp_path / "store", b"attached", flip(hashed_key(LEASE, b"key4"), -1))
+    tamper(tmp_path / "store", b"changes", flip(numbered_key(4, b"key2"), -5))
+    tamper(tmp_path / "store", b"tombstones", flip(b"key9", -5))
+    tamper(tmp_path / "store", b"attached", flip(numbered_key(LEASE, b"key4"), -5))
     with closing(LmdbStore(tmp_path / "store")) as store:
         assert store.get("key4") is not None
         for read in (
@@ -829,7 +898,7 @@ def test_a_store_that_cannot_be_read_is_not_put_aside(tmp_path: Path, harm: str)
     reason = "failed"
     if harm == "another format":
         tamper(tmp_path / "store", b"meta", lambda table: table.put(b"format", b"1"))
-        reason = "has format 1, this kvlog knows 3"
+        reason = "has format 1, this kvlog knows 4"
     elif harm == "a directory":
         path.rename(tmp_path / "kept")
         path.mkdir()
@@ -873,7 +942,7 @@ def test_a_node_with_a_store_of_another_format_ends_with_5(tmp_path: Path, keepe
     tamper(tmp_path / "store", b"meta", lambda table: table.put(b"format", b"1"))
 
     assert start_node(keeper, tmp_path).wait(WAIT_S) == 5
-    assert "has format 1, this kvlog knows 3" in (tmp_path / "log").read_text()
+    assert "has format 1, this kvlog knows 4" in (tmp_path / "log").read_text()
     assert names(tmp_path) == ["lock", "log", "store"]
 
 

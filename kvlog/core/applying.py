@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kvlog.core.entry import Delete, Effect, Entry, Leader, LogEntry, Request
+from kvlog.core.entry import Delete, Entry, Leader, LogEntry, Request
 from kvlog.core.machine import (
     DIGEST_MODULUS,
     HISTORY_REVISIONS,
@@ -17,8 +17,6 @@ from kvlog.core.machine import (
     Position,
     Record,
     Transaction,
-    digest_of,
-    digest_of_request,
     outcome_of,
     record_after,
 )
@@ -42,17 +40,18 @@ def apply_entry(
         not position.hash or entry.skip is not None or entry.first_revision == position.revision + 1,
         f"entry {item.index} starts at revision {entry.first_revision} after {position}",
     )
-    digest = int(position.digest, 16)
+    transaction.look_up(entry.requests)
     last_revision = max(position.revision, entry.last_revision)
     if entry.first_revision > position.revision + 1:  # what was missed has made ids forgotten that come again here
-        digest -= _forget(transaction, entry.first_revision - 1 - position.window)
+        _forget(transaction, entry.first_revision - 1 - position.window)
     for revision, request in enumerate(entry.requests, start=entry.first_revision):
         if position.gaps:
-            digest += _write_over_gaps(transaction, request, revision)
+            _write_over_gaps(transaction, request, revision)
         else:
-            digest += _write_and_keep(transaction, request, revision, item)
-        digest += _remember(transaction, request, revision, item.index)
-    digest -= _forget(transaction, last_revision - position.window)
+            _write_and_keep(transaction, request, revision, item)
+        if request.id:
+            _remember(transaction, request, revision, item.index)
+    _forget(transaction, last_revision - position.window)
     gaps = position.gaps
     if not position.hash:  # the first entry behind a gap says what the last missed one was
         gaps = (*gaps[:-1], msgspec.structs.replace(gaps[-1], last_hash=entry.prev_hash))
@@ -63,7 +62,7 @@ def apply_entry(
         hash=item.hash,
         epoch=entry.epoch,
         leader=_leader_after(position, entry),
-        digest=_digest_text(digest),
+        digest=_digest_after(transaction, position),
         gaps=gaps,
         log_bytes=position.log_bytes + len(item.data),
         skipped=_skipped(position, item),
@@ -77,16 +76,16 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
     """Apply the first entry of the first gap, which later entries may have overtaken (M6)."""
     gap = position.gaps[0]
     invariant(item.index == gap.first, f"{item.index} filled into {gap}")
-    digest = int(position.digest, 16)
+    transaction.look_up(item.entry.requests)
     last_revision = max(position.revision, item.entry.last_revision)
     for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
-        if revision > last_revision - position.window:
-            digest += _remember(transaction, request, revision, item.index)
+        if request.id and revision > last_revision - position.window:
+            _remember(transaction, request, revision, item.index)
         for effect in request.effects:
             before = transaction.get(effect.key)
             latest = max(before.revision if before else 0, transaction.tombstone(effect.key))
             if latest <= revision:  # equal: an effect of this same request has come before
-                digest += _write(transaction, effect, before, record_after(effect, revision))
+                _write(transaction, effect.key, before, record_after(effect, revision))
     rest = msgspec.structs.replace(
         gap,
         first=item.index + 1,
@@ -97,11 +96,11 @@ def fill_entry(transaction: Transaction, position: Position, item: LogEntry) -> 
     gaps = ((rest,) if rest.first <= rest.last else ()) + position.gaps[1:]
     if not gaps:
         transaction.clear_tombstones()
-    digest -= _forget(transaction, last_revision - position.window)
+    _forget(transaction, last_revision - position.window)
     filled = msgspec.structs.replace(
         position,
         revision=last_revision,
-        digest=_digest_text(digest),
+        digest=_digest_after(transaction, position),
         gaps=gaps,
         log_bytes=position.log_bytes + len(item.data),
         skipped=_skipped(position, item),
@@ -133,25 +132,20 @@ def open_gap(transaction: Transaction, position: Position, last: int) -> Positio
     return msgspec.structs.replace(position, applied_index=last, hash="", gaps=gaps)
 
 
-def _remember(transaction: Transaction, request: Request, revision: int, index: int) -> int:
-    """Remember a request that has an id (M7); returns what that adds to the digest."""
-    if not request.id:
-        return 0
+def _remember(transaction: Transaction, request: Request, revision: int, index: int) -> None:
+    """Remember a request that has an id (M7)."""
     before = transaction.request(request.id)
     if before is not None:
         # Only where a gap is filled: its id was forgotten and used again behind the gap.
         invariant(before.revision > revision, f"request {request.id} is there at {before} and {revision}")
-        return 0
-    outcome = outcome_of(request, revision, index)
-    transaction.remember(request.id, outcome)
-    return digest_of_request(request.id, outcome)
+        return
+    transaction.remember(request.id, outcome_of(request, revision, index))
 
 
-def _forget(transaction: Transaction, revision: int) -> int:
-    """Forget the requests up to a revision (M7); returns what they had added to the digest."""
-    if revision <= 0:
-        return 0
-    return sum(digest_of_request(*forgotten) for forgotten in transaction.forget(revision))
+def _forget(transaction: Transaction, revision: int) -> None:
+    """Forget the requests up to a revision (M7)."""
+    if revision > 0:
+        transaction.forget(revision)
 
 
 def _skipped(position: Position, item: LogEntry) -> tuple[int, ...]:
@@ -167,47 +161,39 @@ def _leader_after(position: Position, entry: Entry) -> Leader | None:
     return position.leader if entry.epoch == position.epoch else None
 
 
-def _digest_text(digest: int) -> str:
-    return f"{digest % DIGEST_MODULUS:032x}"
+def _digest_after(transaction: Transaction, position: Position) -> str:
+    return f"{(int(position.digest, 16) + transaction.added_to_digest()) % DIGEST_MODULUS:032x}"
 
 
-def _write_and_keep(transaction: Transaction, request: Request, revision: int, item: LogEntry) -> int:
-    """Carry out a request, and keep what it has changed (M10); returns what that adds to the digest."""
-    digest = 0
+def _write_and_keep(transaction: Transaction, request: Request, revision: int, item: LogEntry) -> None:
+    """Carry out a request, and keep what it has changed (M10)."""
     changes = []
     last = {effect.key: effect for effect in request.effects}  # of several on one key, only the last one is seen
-    for effect in last.values():
-        before, after, deleted = transaction.get(effect.key), record_after(effect, revision), 0
+    for key, effect in last.items():
+        before, after, deleted = transaction.get(key), record_after(effect, revision), 0
         if before is None and after is None:
             continue
-        digest += _write(transaction, effect, before, after)
-        if before is None and (deleted := transaction.tombstone(effect.key)):
-            transaction.unbury(effect.key)
+        _write(transaction, key, before, after)
+        if before is None and (deleted := transaction.tombstone(key)):
+            transaction.unbury(key)
         elif after is None:
-            transaction.bury(effect.key, revision)
-        changes.append(Change(effect.key, before, after, deleted))
+            transaction.bury(key, revision)
+        changes.append(Change(key, before, after, deleted))
     if changes:
         transaction.keep(revision, Changes(item.index, item.entry.time_ms, tuple(changes)))
-    return digest
 
 
-def _write_over_gaps(transaction: Transaction, request: Request, revision: int) -> int:
-    """Carry out a request while entries before it are missing (M5); returns what that adds to the digest."""
-    digest = 0
+def _write_over_gaps(transaction: Transaction, request: Request, revision: int) -> None:
+    """Carry out a request while entries before it are missing (M5)."""
     for effect in request.effects:
         if isinstance(effect, Delete):
             transaction.bury(effect.key, revision)
-        digest += _write(transaction, effect, transaction.get(effect.key), record_after(effect, revision))
-    return digest
+        _write(transaction, effect.key, transaction.get(effect.key), record_after(effect, revision))
 
 
-def _write(transaction: Transaction, effect: Effect, before: Record | None, after: Record | None) -> int:
-    """Carry out one effect; returns what that adds to the digest."""
-    key, digest = effect.key, 0
-    if before is not None:
-        digest -= digest_of(key, before)
+def _write(transaction: Transaction, key: str, before: Record | None, after: Record | None) -> None:
+    """Carry out one effect."""
     if after is not None:
-        digest += digest_of(key, after)
         transaction.put(key, after)
     elif before is not None:
         transaction.delete(key)
@@ -217,7 +203,6 @@ def _write(transaction: Transaction, effect: Effect, before: Record | None, afte
             transaction.detach(lease_before, key)
         if lease_after:
             transaction.attach(lease_after, key)
-    return digest
 
 
 def _trim_history(transaction: Transaction, history: int, revision: int) -> int:

@@ -11,6 +11,9 @@ equal logs up to there.
 
 Effects are blind: a put carries everything that the record will hold, so that applying one needs no reading
 and entries may be applied later, out of turn, to fill a gap (see ``machine``).
+
+What there are many of has ``gc=False``: it never changes and leads to nothing that leads back to it, so the
+garbage collector has nothing to find there, and need not look.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a store can hold of a number: an entry with any other one is no entry."""
 
 
-class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True):
+class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=True, gc=False):
     """Set a key. ``create`` is the revision at which the key came to be, ``version`` counts its writes since.
 
     The value is text where it is UTF-8, so that people can read it in the log, and base64 (``encoding`` says so)
@@ -98,7 +101,7 @@ class Put(msgspec.Struct, frozen=True, tag_field="op", tag="put", omit_defaults=
         return base64.b64decode(self.value, validate=True) if self.encoding else self.value.encode()
 
 
-class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
+class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete", gc=False):
     """Remove a key."""
 
     key: str
@@ -107,7 +110,7 @@ class Delete(msgspec.Struct, frozen=True, tag_field="op", tag="delete"):
 Effect = Put | Delete
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One client's request as the log holds it: its effects, all at one revision, all or none.
 
     Attributes:
@@ -310,8 +313,9 @@ def _check_effects(index: int, entry: Entry) -> None:
     """What no store could hold would look like a failure of the store on every node: it is found before (N4)."""
     for request in entry.requests:
         for effect in request.effects:
-            if not effect.key or len(effect.key.encode()) > KEY_BYTES_MAX:
-                raise BadEntry(index, f"holds a key of {len(effect.key.encode())} bytes, which no store can have")
+            size = len(effect.key) if effect.key.isascii() else len(effect.key.encode())
+            if not 0 < size <= KEY_BYTES_MAX:
+                raise BadEntry(index, f"holds a key of {size} bytes, which no store can have")
             if isinstance(effect, Put) and effect.encoding:
                 try:
                     base64.b64decode(effect.value, validate=True)

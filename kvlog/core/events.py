@@ -366,7 +366,8 @@ class HandoverRequested:
 
 Event = (
     Tick | Woken | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked
-    | MembersChanged | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | TailConfirmed | SegmentChanged
+    | MembersChanged | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | TailConfirmed
+    | SegmentChanged
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
     | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted | ReadSubmitted

@@ -40,7 +40,7 @@ HISTORY_REVISIONS = 100_000
 """Of how many revisions the changes are kept, if the settings do not say (M10)."""
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the store holds for a key: its value, and the revisions that made it so."""
 
     value: bytes
@@ -67,7 +67,7 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     epoch: int = 0
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of a request with an id: committed at ``revision``, or cancelled there for good.
 
     ``failed``: it was found at ``revision`` that it could not be carried out, and why. ``created``: it has made a
@@ -83,7 +83,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     changes: int = 0
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What happened to one key at a revision: its record before and after, None where there was none.
 
     ``deleted``: if there was none before, the kept revision at which the key had been deleted; else 0. So
@@ -96,7 +96,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     deleted: int = 0
 
 
-class Changes(msgspec.Struct, frozen=True, array_like=True):
+class Changes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What happened at one revision, in the entry at ``index``; ``time_ms`` is the wall clock of its leader."""
 
     index: int
@@ -161,6 +161,9 @@ class Transaction(Protocol):
     def get(self, key: str) -> Record | None:
         """The record of a key, or None."""
 
+    def look_up(self, requests: tuple[Request, ...]) -> None:
+        """All that these requests touch will be asked for, and may be looked up at once."""
+
     def put(self, key: str, record: Record) -> None:
         """Set the record of a key."""
 
@@ -203,50 +206,52 @@ class Transaction(Protocol):
     def remember(self, request_id: str, outcome: Remembered) -> None:
         """Note what became of a request that is not remembered yet."""
 
-    def forget(self, revision: int) -> list[tuple[str, Remembered]]:
-        """Forget the requests at revisions up to this one; returns them."""
+    def forget(self, revision: int) -> None:
+        """Forget the requests at revisions up to this one."""
+
+    def added_to_digest(self) -> int:
+        """What all that was changed since the last call adds to the digest (M4)."""
 
 
 def record_after(effect: Effect, revision: int) -> Record | None:
     """The record of the effect's key once the effect is applied."""
     if isinstance(effect, Delete):
         return None
-    return Record(
-        value=effect.data,
-        create=effect.create,
-        revision=revision,
-        version=effect.version,
-        content_type=effect.content_type,
-        lease=effect.lease,
-    )
+    return Record(effect.data, effect.create, revision, effect.version, effect.content_type, effect.lease)
 
 
 def outcome_of(request: Request, revision: int, index: int) -> Remembered:
     """What becomes of a request that is committed at ``revision``."""
-    own = [effect for effect in request.effects if not effect.key.startswith(SYSTEM)]
+    created, changes = False, 0
+    for effect in request.effects:
+        if not effect.key.startswith(SYSTEM):
+            changes += 1
+            created = created or (isinstance(effect, Put) and effect.create == revision)
     return Remembered(
-        revision,
-        index,
-        request.fingerprint,
-        request.cancels,
-        request.failed,
-        created=any(isinstance(effect, Put) and effect.create == revision for effect in own),
-        changes=len(own),
+        revision, index, request.fingerprint, request.cancels, request.failed, created=created, changes=changes
     )
 
 
-def digest_of(key: str, record: Record) -> int:
-    """The share of one record in the digest.
+SHARE_BYTES = 16
+
+
+def share_of(name: bytes, body: bytes) -> bytes:
+    """The share in the digest of what is called ``name``: a Record or Remembered, encoded as MessagePack.
 
     The digest is a sum, so that it is kept up to date at a cost that does not depend on the store's size
     (Bellare and Micciancio's incremental hashing, 1997, with addition). It finds accidental divergence; it is
     not meant to withstand somebody who searches for collisions.
+
+    The body tells where it ends and which of the two it is, so that no two of them have the same bytes.
     """
-    data = msgspec.msgpack.encode((key, record))
-    return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "big")
+    return hashlib.blake2b(body + name, digest_size=SHARE_BYTES).digest()
+
+
+def digest_of(key: str, record: Record) -> int:
+    """The share of one record in the digest, as a number."""
+    return int.from_bytes(share_of(key.encode(), msgspec.msgpack.encode(record)), "big")
 
 
 def digest_of_request(request_id: str, outcome: Remembered) -> int:
-    """The share of one remembered request in the digest."""
-    data = msgspec.msgpack.encode(("request", request_id, outcome))
-    return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest(), "big")
+    """The share of one remembered request in the digest, as a number."""
+    return int.from_bytes(share_of(request_id.encode(), msgspec.msgpack.encode(outcome)), "big")

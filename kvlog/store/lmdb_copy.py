@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import lmdb
 
 from kvlog.errors import StoreFailure, Unavailable
-from kvlog.store.lmdb_files import TABLES, Files, guarded
+from kvlog.store.lmdb_files import TABLES, Files, Guarded
 
 CHUNK_BYTES = 256 * 1024
 """What is handed out at a time, at most."""
@@ -63,7 +63,7 @@ class StoreCopy:
         self._taken_bytes = 0
         self._outside_s = 0.0  # for how long the copy has waited for its taker
         self._left_at: float | None = None
-        with guarded(files.directory):
+        with Guarded(files.directory):
             transaction = files.environment.begin()
             try:
                 self.position = files.position(transaction)

@@ -17,7 +17,7 @@ from kvlog.core.evaluate import CHANGED_SINCE_MAX, Search
 from kvlog.core.machine import Change, Changes, Position, Record
 from kvlog.errors import GapsInHistory, HistoryTrimmed, StoreDamaged
 from kvlog.ports import Kept, Version, Versions, bytes_of
-from kvlog.store.lmdb_files import NUMBER_BYTES, Files, hashed_key, number_key
+from kvlog.store.lmdb_files import NUMBER_BYTES, Files, number_key, numbered_key
 
 ROW_BYTES = 2 * 1024
 """What a row counts for in a search beside its own bytes: the time that it takes."""
@@ -170,7 +170,7 @@ class History:
         return row
 
     def _found(self, key: str, revision: int) -> Row | None:
-        name = hashed_key(revision, key.encode())
+        name = numbered_key(revision, key.encode())
         data = self._transaction.get(name, db=self._files.changes)
         return None if data is None else rows.decode(self._files.unseal(name, data))
 

@@ -12,7 +12,7 @@ from heapq import merge
 import lmdb
 
 from kvlog.core.entry import KEY_BYTES_MAX, SYSTEM
-from kvlog.core.machine import Position, Record
+from kvlog.core.machine import SHARE_BYTES, Position, Record
 from kvlog.ports import Page
 from kvlog.store.lmdb_files import Files, records
 from kvlog.store.lmdb_history import History
@@ -55,7 +55,7 @@ class Range:
 
     def _now(self) -> Iterator[tuple[str, Record]]:
         for name, data in self._scan(self._files.data):
-            yield name.decode(), records.decode(self._files.unseal(name, data))
+            yield name.decode(), records.decode(self._files.unseal(name, data)[SHARE_BYTES:])
 
     def _then(self, at: int) -> Iterator[tuple[str, Record]]:
         history = History(self._files, self._transaction)
@@ -63,9 +63,9 @@ class Range:
         deleted = ((name, False, data) for name, data in self._scan(self._files.tombstones))
         for name, there, data in merge(present, deleted):
             body = self._files.unseal(name, data)
-            record = records.decode(body) if there else None
+            record = records.decode(body[SHARE_BYTES:]) if there else None
             if record is None or record.revision > at:
-                changed = record.revision if record is not None else int(bytes(body))
+                changed = record.revision if record is not None else int(body)
                 record = history.before(name.decode(), changed, at)
             if record is not None:
                 yield name.decode(), record

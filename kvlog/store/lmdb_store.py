@@ -20,15 +20,15 @@ import msgspec
 from kvlog.core.applying import apply_entry, fill_entry, open_gap
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import Search
-from kvlog.core.machine import HISTORY_REVISIONS, Identity, Position, Record, Remembered
+from kvlog.core.machine import HISTORY_REVISIONS, SHARE_BYTES, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Versions
 from kvlog.store.directories import OLD, remove, swap_in, sync_directory
 from kvlog.store.lmdb_copy import Pace, StoreCopy
 from kvlog.store.lmdb_files import (
     POSITION,
+    Guarded,
     encoder,
-    guarded,
     number_key,
     open_files,
     outcomes,
@@ -68,18 +68,19 @@ class LmdbStore:
         self, directory: Path, *, history: int = HISTORY_REVISIONS, history_bytes: int = HISTORY_BYTES_MAX
     ) -> None:
         self._directory = directory
+        self._guarded = Guarded(directory)
         self._history = history
         self._history_bytes = history_bytes
         self._copies: weakref.WeakSet[StoreCopy] = weakref.WeakSet()
         self._copies_lock = threading.Lock()
-        with guarded(directory):
+        with self._guarded:
             # Replaced as a whole by install: whoever has begun to read goes on with what it has begun with.
             self._files = open_files(directory, create=True)
         self._recent = self._nothing_recent()
 
     def _nothing_recent(self) -> Recent:
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             return Recent(files.position(transaction))
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -89,8 +90,8 @@ class LmdbStore:
         if (known := self._recent.position()) is not None:
             return known
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            return files.standing(transaction)
 
     def get(self, key: str) -> Record | None:
         """See ports.Store."""
@@ -99,7 +100,7 @@ class LmdbStore:
     def request(self, request_id: str) -> Remembered | None:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             return files.outcome(transaction, request_id.encode())
 
     def attached(self, lease: int, limit: int) -> tuple[str, ...]:
@@ -108,20 +109,20 @@ class LmdbStore:
         if not 0 < lease < 1 << 64:
             return ()
         found: list[str] = []
-        with guarded(self._directory), files.environment.begin() as transaction:
+        with self._guarded, files.environment.begin() as transaction:
             of_lease = number_key(lease)
             with transaction.cursor(files.attached) as cursor:
                 more = cursor.set_range(of_lease)
                 while more and len(found) < limit and cursor.key().startswith(of_lease):
-                    found.append(str(files.unseal(*cursor.item()), "utf-8"))
+                    found.append(files.unseal(*cursor.item()).decode())
                     more = cursor.next()
         return tuple(found)
 
     def changed_since(self, prefix: str, revision: int, search: Search) -> bool:
         """See evaluate.View."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return History(files, transaction).changed_since(files.position(transaction), prefix, revision, search)
+        with self._guarded, files.environment.begin() as transaction:
+            return History(files, transaction).changed_since(files.standing(transaction), prefix, revision, search)
 
     def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""
@@ -129,8 +130,8 @@ class LmdbStore:
         if at is None and (found := recent.read(key)) is not None:
             return found
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is not None:
                 check_told(position, at)
                 return History(files, transaction).record_at(key, at), position
@@ -150,8 +151,8 @@ class LmdbStore:
     ) -> Page:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is not None:
                 check_told(position, at)
             keys = Range(files, transaction, prefix, start)
@@ -161,8 +162,8 @@ class LmdbStore:
     def count(self, prefix: str, *, at: int | None = None) -> tuple[int, Position]:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if at is not None:
                 check_told(position, at)
             return Range(files, transaction, prefix).count(at), position
@@ -170,16 +171,16 @@ class LmdbStore:
     def kept(self, after: int, *, limit: int, bytes_max: int) -> Kept:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             check_told(position, after)
             return History(files, transaction).kept(position, after, limit, bytes_max)
 
     def versions(self, key: str, *, before: int | None = None, limit: int) -> Versions:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            position = files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            position = files.standing(transaction)
             if position.gaps:
                 raise GapsInHistory(position.missed_entries)
             return History(files, transaction).versions(position, key, before, limit)
@@ -187,23 +188,25 @@ class LmdbStore:
     def read_request(self, request_id: str) -> tuple[Remembered | None, Position]:
         """See ports.Store."""
         files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return files.outcome(transaction, request_id.encode()), files.position(transaction)
+        with self._guarded, files.environment.begin() as transaction:
+            return files.outcome(transaction, request_id.encode()), files.standing(transaction)
 
     def items(self) -> list[tuple[str, Record]]:
         """All records, in order of their keys' bytes; for tests and small stores."""
         files = self._files
-        with guarded(self._directory), files.environment.begin(db=files.data) as transaction:
+        with self._guarded, files.environment.begin(db=files.data) as transaction:
             return [
-                (key.decode(), records.decode(files.unseal(key, value))) for key, value in transaction.cursor()
+                (key.decode(), records.decode(files.unseal(key, value)[SHARE_BYTES:]))
+                for key, value in transaction.cursor()
             ]
 
     def requests(self) -> list[tuple[str, Remembered]]:
         """All remembered requests, in order of their revisions; for tests and small stores."""
         files = self._files
-        with guarded(self._directory), files.environment.begin(db=files.requests) as transaction:
+        with self._guarded, files.environment.begin(db=files.requests) as transaction:
             found = [
-                (key.decode(), outcomes.decode(files.unseal(key, value))) for key, value in transaction.cursor()
+                (key.decode(), outcomes.decode(files.unseal(key, value)[SHARE_BYTES:]))
+                for key, value in transaction.cursor()
             ]
         return sorted(found, key=lambda pair: pair[1].revision)
 
@@ -266,17 +269,23 @@ class LmdbStore:
 
     def _change(self, step: Callable[[LmdbTransaction, Position], Position]) -> Position:
         files = self._files
-        with guarded(self._directory), files.environment.begin(write=True) as transaction:
+        with self._guarded, files.environment.begin(write=True, db=files.meta) as transaction:
+            number = transaction.id()  # of the state that it makes
+            seen, position = files.seen.latest
+            if seen != number - 1:
+                position = files.position(transaction)
             work = LmdbTransaction(files, transaction)
-            position = step(work, files.position(transaction))
-            transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
+            position = step(work, position)
+            work.flush()
+            transaction.put(POSITION, seal(POSITION, encoder.encode(position)))
             self._recent.change(work.changed.keys())
+        files.seen.latest = (number, position)
         self._recent.changed(position, work.changed)
         return position
 
     def sync(self) -> Position:
         """See ports.Store. One thread writes, so that nothing can come between the flush and the reading."""
-        with guarded(self._directory):
+        with self._guarded:
             self._files.environment.sync(True)
         return self.position()
 
@@ -292,7 +301,7 @@ class LmdbStore:
         incoming = Path(source)
         if incoming.parent != self._directory.parent:
             raise StoreFailure(f"the snapshot {source} does not lie beside the store in {self._directory}")
-        with guarded(incoming):
+        with Guarded(incoming):
             copy = open_files(incoming, create=False)
             with copy.environment.begin() as transaction:
                 position = copy.position(transaction)
@@ -300,7 +309,7 @@ class LmdbStore:
         mine = self.position().identity
         if mine not in (None, position.identity):
             raise StoreFailure(f"the snapshot {source} belongs to {position.identity}, this store to {mine}")
-        with guarded(self._directory):
+        with self._guarded:
             swap_in(self._directory, incoming)
             self._files = open_files(self._directory, create=True)
             self._recent = self._nothing_recent()  # who has begun to read keeps what goes with the old files
@@ -314,6 +323,6 @@ class LmdbStore:
             copies = list(self._copies)
         for copy in copies:
             copy.close("the store is being closed")
-        with guarded(self._directory):
+        with self._guarded:
             self._files.environment.sync(True)
             self._files.environment.close()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
+from zlib import crc32
 
 import lmdb
 import msgspec
 from lmdb import verify as lmdb_structure
 
-from kvlog.core.machine import DIGEST_MODULUS, Position
+from kvlog.core.machine import DIGEST_MODULUS, SHARE_BYTES, Position, share_of
 from kvlog.errors import StoreDamaged
 from kvlog.store.lmdb_files import (
     NUMBER_BYTES,
     SEAL_BYTES,
+    SEALED,
     Files,
-    guarded,
-    hashed_key,
+    Guarded,
     number_key,
+    numbered_key,
     open_files,
     outcomes,
     records,
@@ -30,9 +30,6 @@ from kvlog.store.lmdb_pages import BEHIND_SYSTEM
 
 PROGRESS_EVERY = 20_000
 """Rows between two calls of ``progress``."""
-
-FIXSTR_MAX = 31
-STR8_MAX = 0xFF
 
 Progress = Callable[[int, int], None]
 """Told how many of how many rows have been checked."""
@@ -60,7 +57,7 @@ def verify(directory: Path, *, progress: Progress | None = None) -> Found:
         StoreDamaged: it is not what was written.
         StoreFailure: it cannot be read, or has another format.
     """
-    with guarded(directory):
+    with Guarded(directory):
         _check_pages(directory)
         files = open_files(directory, create=False)
         try:
@@ -116,16 +113,17 @@ class _Verification:
         """The records' share in the digest; each must be listed under its lease (M9) and its put kept (M10)."""
         digest = leased = 0
         kept_since = self._kept_since()
-        for name, body in self._rows(self._files.data, "key"):
+        for name, whole in self._rows(self._files.data, "key"):
             self._check_text(name, "key")
-            digest += _share(b"\x92", name, body)
+            body, share = self._shared("key", name, whole)
+            digest += share
             self._own_keys += name < BEHIND_SYSTEM
             record = records.decode(body)
             if record.revision > kept_since:
                 self._check_change(name, record.revision, body)
             if record.lease:
                 leased += 1
-                at = hashed_key(record.lease, name)
+                at = numbered_key(record.lease, name)
                 listed = self._transaction.get(at, db=self._files.attached)
                 if listed is None or self._files.unseal(at, listed) != name:
                     raise self._damaged(f"key {name[:60]!r} is not listed under its lease {record.lease}")
@@ -136,12 +134,13 @@ class _Verification:
     def _check_requests(self) -> int:
         """The requests' share in the digest; the table by revision has to hold the same ones."""
         digest = count = 0
-        for request_id, body in self._rows(self._files.requests, "request"):
+        for request_id, whole in self._rows(self._files.requests, "request"):
             self._check_text(request_id, "request")
+            body, share = self._shared("request", request_id, whole)
             revision = number_key(outcomes.decode(body).revision)
             if self._transaction.get(revision, db=self._files.revisions) != request_id:
                 raise self._damaged(f"request {request_id!r} is not listed at its revision")
-            digest += _share(b"\x93\xa7request", request_id, body)
+            digest += share
             count += 1
         if count != self._entries(self._files.revisions):
             raise self._damaged("the table of requests by revision lists other ones than there are")
@@ -166,7 +165,7 @@ class _Verification:
         history, revision = self._position.history, self._position.revision
         for name, body in self._rows(self._files.changes, "change"):
             row, at = rows.decode(body), int.from_bytes(name[:NUMBER_BYTES], "big")
-            if hashed_key(at, row.key.encode()) != name or not _is_change(row, at):
+            if numbered_key(at, row.key.encode()) != name or not _is_change(row, at):
                 raise self._damaged(f"what is kept of revision {at} is no change of {row.key[:60]!r}")
             if not history < at <= revision:
                 raise self._damaged(f"something is kept of revision {at}, but it tells of {history} to {revision}")
@@ -182,7 +181,7 @@ class _Verification:
 
     def _check_change(self, name: bytes, revision: int, after: bytes) -> None:
         """What happened to a key at a revision has to be kept, and to have left this."""
-        at = hashed_key(revision, name)
+        at = numbered_key(revision, name)
         data = self._transaction.get(at, db=self._files.changes)
         if data is None:
             raise self._damaged(f"what happened to {name[:60]!r} at revision {revision} is not kept")
@@ -198,10 +197,8 @@ class _Verification:
         """Keys and bodies of a table, each checked."""
         expected = self._entries(table)
         count = 0
-        crc32 = zlib.crc32
         for key, value in self._transaction.cursor(db=table):
-            body = value[SEAL_BYTES:]
-            if crc32(body, crc32(key)) != int.from_bytes(value[:SEAL_BYTES], "big"):
+            if crc32(key + value) != SEALED:
                 raise self._damaged(f"{what} {key[:60]!r} is not what was written")
             count += 1
             self._done += 1
@@ -209,9 +206,17 @@ class _Verification:
                 self._progress(self._done, self._total)
             if count > expected:
                 break  # pages that lead back to each other have no end
-            yield key, body
+            yield key, value[:-SEAL_BYTES]
         if count != expected:
             raise self._damaged(f"it holds another number of {what}s than the {expected} that it says")
+
+    def _shared(self, what: str, name: bytes, whole: bytes) -> tuple[bytes, int]:
+        """The body of a record or request, and its share in the digest; what is kept of that must be right."""
+        body = whole[SHARE_BYTES:]
+        share = share_of(name, body)
+        if whole[:SHARE_BYTES] != share:
+            raise self._damaged(f"{what} {name[:60]!r} has another share in the digest than it says")
+        return body, int.from_bytes(share, "big")
 
     def _check_text(self, name: bytes, what: str) -> None:
         try:
@@ -232,18 +237,3 @@ def _is_change(row: Row, revision: int) -> bool:
         return row.after is not None and row.after.revision == revision and 0 <= row.deleted < revision
     before = row.before.revision < revision and row.deleted == 0
     return before and (row.after is None or row.after.revision == revision)
-
-
-def _share(prefix: bytes, key: bytes, body: bytes) -> int:
-    """machine.digest_of and digest_of_request, from the bytes as they are stored.
-
-    ``prefix`` is what MessagePack puts before the key: an array of that many, and what comes first in it.
-    """
-    size = len(key)
-    if size <= FIXSTR_MAX:
-        head = bytes((0xA0 | size,))
-    elif size <= STR8_MAX:
-        head = b"\xd9" + size.to_bytes(1, "big")
-    else:
-        head = b"\xda" + size.to_bytes(2, "big")
-    return int.from_bytes(blake2b(prefix + head + key + body, digest_size=16).digest(), "big")

@@ -343,7 +343,7 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path):
     """It is not touched, and the sentence says what to do."""
     LmdbStore(tmp_path).close()
     rewrite(tmp_path, b"format", b"9")
-    with pytest.raises(StoreFailure, match="has format 9, this kvlog knows 3; run the version that wrote it"):
+    with pytest.raises(StoreFailure, match="has format 9, this kvlog knows 4; run the version that wrote it"):
         LmdbStore(tmp_path)
 
 
