@@ -55,6 +55,11 @@ class Case(ABC):
     facts: dict[str, str] = field(default_factory=dict)
     """What else was seen, for the notes below the table."""
 
+    @classmethod
+    def fits(cls, system: System) -> bool:  # noqa: ARG003 - for those who know
+        """Whether the system can be measured in this way."""
+        return True
+
     @abstractmethod
     def generate(self) -> None:
         """Make the inputs from the seed; nothing is measured yet."""
