@@ -14,8 +14,8 @@ from bench.systems.kvlog_nodes import KvlogNodes
 from bench.systems.loaded import HttpSystem
 from kvlog import Client
 
-CALLS = 2_000
-WARM_UP = 100
+KEYS = 1_000
+WARM_UP_S = 1.0
 
 
 class PythonClient(Case):
@@ -27,32 +27,45 @@ class PythonClient(Case):
         return isinstance(system, HttpSystem)
 
     def generate(self) -> None:
-        """As many keys as calls."""
-        self._inputs = Inputs.drawn(self.seed, keys=self.scale.of(CALLS, least=WARM_UP))
+        """Keys and values."""
+        self._inputs = Inputs.drawn(self.seed, keys=KEYS)
+        self._written = 0
+        self._last: dict[str, str] = {}
 
     def prepare(self, system: System) -> None:
         """A client, and some calls that do not count."""
         self._client = Client(system.addresses) if isinstance(system, KvlogNodes) else None
-        for key in self._inputs.keys[:WARM_UP]:
-            self._put(system, key, self._inputs.value(key, 1))
-            self._get(system, key)
+        self._puts(system, min(WARM_UP_S, self.scale.seconds))
+        self._gets(system, min(WARM_UP_S, self.scale.seconds))
 
     def execute(self, system: System) -> list[Figure]:
-        """All keys in a row."""
-        inputs = self._inputs
-        begun = time.perf_counter()
-        for key in inputs.keys:
-            self._put(system, key, inputs.value(key, 2))
-        put = time.perf_counter()
-        found = [self._get(system, key) for key in inputs.keys]
-        got = time.perf_counter()
-        if found != [inputs.value(key, 2) for key in inputs.keys]:
-            raise Unverified("a get did not return what was put")
-        count = len(inputs.keys)
+        """Each for the seconds of a load."""
+        seconds = self.scale.seconds
         return [
-            Figure("puts, one after the other", count / (put - begun), "1/s", more_is_better=True),
-            Figure("gets, one after the other", count / (got - put), "1/s", more_is_better=True),
+            Figure("puts, one after the other", self._puts(system, seconds), "1/s", more_is_better=True),
+            Figure("gets, one after the other", self._gets(system, seconds), "1/s", more_is_better=True),
         ]
+
+    def _puts(self, system: System, seconds: float) -> float:
+        """How many a second."""
+        begun, first = time.monotonic(), self._written
+        while time.monotonic() - begun < seconds:
+            key = self._inputs.keys[self._written % KEYS]
+            self._written += 1
+            value = self._inputs.value(key, self._written)
+            self._put(system, key, value)
+            self._last[key] = value
+        return (self._written - first) / (time.monotonic() - begun)
+
+    def _gets(self, system: System, seconds: float) -> float:
+        """How many a second."""
+        begun, count, keys = time.monotonic(), 0, sorted(self._last)
+        while time.monotonic() - begun < seconds:
+            key = keys[count % len(keys)]
+            count += 1
+            if self._get(system, key) != self._last[key]:
+                raise Unverified(f"a get of {key} did not return what was put")
+        return count / (time.monotonic() - begun)
 
     def _put(self, system: System, key: str, value: str) -> None:
         if self._client is None:
@@ -74,5 +87,5 @@ class PythonClient(Case):
         system.agree()
         for node in range(len(system.addresses)):
             found = system.contents(node)
-            if any(found.get(key) != self._inputs.value(key, 2) for key in self._inputs.keys):
+            if any(found.get(key) != value for key, value in self._last.items()):
                 raise Unverified(f"node {node} does not have what was put")

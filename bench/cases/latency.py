@@ -18,8 +18,8 @@ from bench.systems.kvlog_nodes import KvlogNodes
 from bench.systems.loaded import LoadedSystem
 
 ROUND = 20
-ROUNDS = 50
-WARM_UP_ROUNDS = 5
+LEAST_ROUNDS = 2
+WARM_UP_S = 2.0
 KEYS = 1_000
 START_S = 20.0
 _ROOT = "/raw"
@@ -42,15 +42,13 @@ class Latency(Case):
 
     def prepare(self, system: System) -> None:
         """A few rounds that do not count."""
-        self._writes: list[float] = []
-        self._creates: list[float] = []
+        assert isinstance(system, LoadedSystem)
         self._system = system
-        self._rounds(WARM_UP_ROUNDS)
+        self._rounds(min(WARM_UP_S, self.scale.seconds))
 
-    def execute(self, system: System) -> list[Figure]:
-        """Round by round; raw creates only where kvlog is measured."""
-        self._writes, self._creates = [], []
-        self._rounds(self.scale.of(ROUNDS, least=2))
+    def execute(self, system: System) -> list[Figure]:  # noqa: ARG002 - it is known since prepare
+        """Round by round, for twice the seconds of a load; raw creates only where kvlog is measured."""
+        self._rounds(2 * self.scale.seconds)
         found = _times("a write", self._writes)
         if self._creates:
             found += _times("a raw create on the same ensemble", self._creates)
@@ -59,16 +57,23 @@ class Latency(Case):
         self.facts["writes"] = f"{len(self._writes)} in rounds of {ROUND}"
         return found
 
-    def _rounds(self, count: int) -> None:
+    def _rounds(self, seconds: float) -> None:
+        self._writes: list[float] = []
+        self._creates: list[float] = []
+        end = time.monotonic() + seconds
+
+        def more() -> bool:
+            return time.monotonic() < end or len(self._writes) < LEAST_ROUNDS * ROUND
+
         if not isinstance(self._system, KvlogNodes):
-            for _ in range(count):
+            while more():
                 self._writes += [_seconds(self._write) for _ in range(ROUND)]
             return
         client = KazooClient(hosts=self._system.ensemble.hosts, timeout=10.0)
         client.start(timeout=START_S)
         try:
             client.ensure_path(_ROOT)
-            for _ in range(count):
+            while more():
                 self._writes += [_seconds(self._write) for _ in range(ROUND)]
                 self._creates += [_seconds(lambda: self._create(client)) for _ in range(ROUND)]
             there = client.exists(_ROOT).children_count
@@ -93,9 +98,9 @@ class Latency(Case):
         self._number += 1
         return key, inputs.value(key, self._number)
 
-    def verify(self, system: System) -> None:
+    def verify(self, system: System) -> None:  # noqa: ARG002 - the same
         """All nodes have what was written last."""
-        assert isinstance(system, LoadedSystem)
+        system = self._system
         system.agree()
         for node in range(len(system.addresses)):
             found = system.contents(node)

@@ -90,8 +90,8 @@ class Account:
                 raise Unverified(f"{key} has a value that nobody has given it: {value!r}")
         if len(missed) > may_miss:
             raise Unverified(
-                f"{len(missed)} keys do not have what was last written to them, although only {may_miss} updates were"
-                f" not committed: {', '.join(sorted(missed)[:SHOWN])}"
+                f"{len(missed)} keys do not have what was last written to them, although only {may_miss} updates"
+                f" were not committed: {', '.join(sorted(missed)[:SHOWN])}"
             )
         self._held = found
 
