@@ -3,10 +3,14 @@
 from bench.case import Case
 from bench.cases.client import PythonClient
 from bench.cases.latency import Latency
-from bench.cases.throughput import Throughput
+from bench.cases.throughput import BulkWrites, LinearizableReads, LocalReads, Mixed, SingleWrites
 
 CASES: dict[str, type[Case]] = {
-    "throughput": Throughput,
+    "reads": LocalReads,
+    "linearizable": LinearizableReads,
+    "writes": SingleWrites,
+    "bulk": BulkWrites,
+    "mixed": Mixed,
     "latency": Latency,
     "client": PythonClient,
 }

@@ -98,7 +98,7 @@ class Latency(Case):
         self._number += 1
         return key, inputs.value(key, self._number)
 
-    def verify(self, system: System) -> None:  # noqa: ARG002 - the same
+    def verify(self, system: System) -> None:
         """All nodes have what was written last."""
         system = self._system
         system.agree()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 from bench.case import Case, Figure, Unverified
 from bench.cases.loading import Account, figures
 from bench.inputs import Inputs
-from bench.load import BULK, Kind
+from bench.load import Kind
 from bench.systems.base import System
 from bench.systems.loaded import LoadedSystem
 
@@ -15,31 +15,23 @@ WARM_UP_S = 2.0
 WARM_UP_CONNECTIONS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One kind of load."""
-
-    name: str
-    kind: Kind
-    connections: tuple[int, ...]
-
-
-ROWS = (
-    Row("local reads", Kind.READ, (1, 16, 64, 256)),
-    Row("linearizable reads", Kind.LINEARIZABLE, (1, 16, 64, 256)),
-    Row("single writes", Kind.PUT, (1, 16, 64, 256)),
-    Row(f"updates, {BULK} per request,", Kind.BULK, (16, 64)),
-    Row("95 % reads, 5 % writes", Kind.MIXED, (64,)),
-)
-
-
 class Throughput(Case):
-    """10,000 keys with values of 100 bytes; writes go to the leader, reads to one follower, both to the leader."""
+    """One kind of load at several numbers of connections, on 10,000 keys with values of 100 bytes.
+
+    Attributes:
+        kind: of load.
+        named: what is counted, as it stands in the tables.
+        connections: one load for each of these.
+    """
+
+    kind: ClassVar[Kind]
+    named: ClassVar[str]
+    connections: ClassVar[tuple[int, ...]] = (1, 16, 64, 256)
 
     @classmethod
     def fits(cls, system: System) -> bool:
-        """What can be loaded."""
-        return isinstance(system, LoadedSystem)
+        """What can do this kind of load."""
+        return isinstance(system, LoadedSystem) and cls.kind in system.kinds
 
     def generate(self) -> None:
         """Keys, values and their order."""
@@ -51,19 +43,16 @@ class Throughput(Case):
         self._account = Account(system, self._inputs)
         self._account.prepare()
         self._leader = system.find_leader()
-        for row in ROWS:
-            if row.kind in system.kinds:
-                self._account.run(row.kind, WARM_UP_CONNECTIONS, min(WARM_UP_S, self.scale.seconds))
+        self._account.run(self.kind, WARM_UP_CONNECTIONS, min(WARM_UP_S, self.scale.seconds))
 
     def execute(self, system: System) -> list[Figure]:
         """Each load for ``scale.seconds``."""
         assert isinstance(system, LoadedSystem)
         found = []
-        for row in ROWS:
-            for connections in row.connections:
-                if row.kind in system.kinds and connections <= system.most_connections:
-                    outcome = self._account.run(row.kind, connections, self.scale.seconds)
-                    found += figures(f"{row.name} at {connections}", outcome, row.kind.updates)
+        for connections in self.connections:
+            if connections <= system.most_connections(self.kind):
+                outcome = self._account.run(self.kind, connections, self.scale.seconds)
+                found += figures(f"{self.named} at {connections}", outcome, self.kind.updates)
         return found
 
     def verify(self, system: System) -> None:
@@ -71,3 +60,43 @@ class Throughput(Case):
         self._account.check_all_nodes()
         if system.find_leader() != self._leader:
             raise Unverified("another node leads than at the beginning")
+
+
+class LocalReads(Throughput):
+    """Reads of single keys from what a node has, at so many connections to one follower."""
+
+    kind = Kind.READ
+    named = "local reads"
+
+
+class LinearizableReads(Throughput):
+    """Reads that hold every write acknowledged before they began, at so many connections to one follower."""
+
+    kind = Kind.LINEARIZABLE
+    named = "linearizable reads"
+
+
+class SingleWrites(Throughput):
+    """Writes of single keys, committed, at so many connections to the leader."""
+
+    kind = Kind.PUT
+    named = "single writes"
+
+
+class BulkWrites(Throughput):
+    """Updates in transactions of 100, committed, at so many connections to the leader.
+
+    The time of a request is that of a transaction.
+    """
+
+    kind = Kind.BULK
+    named = "updates in bulk"
+    connections = (16, 64)
+
+
+class Mixed(Throughput):
+    """95 % local reads and 5 % single writes, at so many connections to the leader."""
+
+    kind = Kind.MIXED
+    named = "reads and writes"
+    connections = (64,)

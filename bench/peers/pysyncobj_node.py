@@ -31,6 +31,9 @@ class Dictionary(SyncObj):  # type: ignore[misc] # PySyncObj has no types
             journalFile=str(directory / "journal"),
             fullDumpFile=str(directory / "dump"),
             appendEntriesUseBatch=False,  # else a command waits for the next tenth of a second
+            raftMinTimeout=2.0,  # by default 0.4: under load, another node would lead now and then
+            raftMaxTimeout=4.0,
+            connectionTimeout=5.0,  # has to be longer
         )
         super().__init__(own, others, settings)
         self.values: dict[str, str] = {}

@@ -50,6 +50,8 @@ class RawZooKeeper(LoadedSystem):
         self._logs = 0
         self._connected = False
         self._keys: set[str] = set()
+        self._entries: dict[str, str] = {}
+        """What was read before: nobody changes an entry."""
 
     def start(self) -> None:
         """The ensemble, and one session."""
@@ -85,8 +87,7 @@ class RawZooKeeper(LoadedSystem):
 
     def version(self) -> str:
         """As the servers say it."""
-        said = srvr("127.0.0.1", self.ensemble.servers[0].client_port, timeout_s=5)
-        return f"ZooKeeper {said.partition(': ')[2].partition('-')[0].partition(',')[0]}"
+        return ensemble_version(self.ensemble)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -138,9 +139,11 @@ class RawZooKeeper(LoadedSystem):
         found: dict[str, str] = {}
         names = self._backwards()
         while self._keys - found.keys() and (some := list(islice(names, IN_FLIGHT))):
-            for result in [self.client.get_async(name) for name in some]:
-                value = result.get(timeout=ANSWER_S)[0].decode()
-                found.setdefault(value[:_HEAD], value)
+            unread = {name: self.client.get_async(name) for name in some if name not in self._entries}
+            for name, result in unread.items():
+                self._entries[name] = result.get(timeout=ANSWER_S)[0].decode()
+            for name in some:
+                found.setdefault(self._entries[name][:_HEAD], self._entries[name])
         return found
 
     def _backwards(self) -> Iterator[str]:
@@ -152,6 +155,12 @@ class RawZooKeeper(LoadedSystem):
     def agree(self) -> None:
         """What one client has been acknowledged, a quorum has; the rest is ZooKeeper's."""
         self.client.sync(_ROOT)
+
+
+def ensemble_version(ensemble: LocalEnsemble) -> str:
+    """Which ZooKeeper it is, as the first of its servers says."""
+    said = srvr("127.0.0.1", ensemble.servers[0].client_port, timeout_s=5)
+    return said.partition(": ")[2].partition("-")[0].partition(",")[0]
 
 
 class _Creating:
