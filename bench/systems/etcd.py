@@ -44,6 +44,10 @@ class Etcd(HttpSystem):
         self._addresses: tuple[str, ...] = ()
         self._argv: dict[str, list[str]] = {}
 
+    def another(self) -> Etcd:
+        """One more, not started yet."""
+        return Etcd()
+
     def start(self) -> None:
         """Three empty nodes."""
         self._keeper.__enter__()

@@ -56,6 +56,10 @@ class KvlogNodes(HttpSystem):
         self.cluster: Cluster
         self._addresses: tuple[str, ...] = ()
 
+    def another(self, *flags: str) -> KvlogNodes:
+        """One more of the same version, not started yet; each of its nodes has these further flags."""
+        return KvlogNodes(name=self.name, flags=(*self._flags, *flags), checkout=self._checkout, nodes=self._size)
+
     def start(self) -> None:
         """The ensemble, then the nodes."""
         self._keeper.__enter__()
