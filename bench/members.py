@@ -27,6 +27,10 @@ class Members(ABC, Generic[S]):
         self.system = system
 
     @abstractmethod
+    def another(self) -> S:
+        """A system of the same kind that is not started yet."""
+
+    @abstractmethod
     def kill(self, address: str) -> None:
         """End it at once (SIGKILL)."""
 
@@ -50,6 +54,10 @@ class Members(ABC, Generic[S]):
 class KvlogMembers(Members[KvlogNodes]):
     """Supervisors with their workers."""
 
+    def another(self) -> KvlogNodes:
+        """Of the same version and with the same flags."""
+        return self.system.another()
+
     def kill(self, address: str) -> None:
         """Of the supervisor, which takes its worker along."""
         self.system.cluster.node(address).kill()
@@ -70,6 +78,10 @@ class KvlogMembers(Members[KvlogNodes]):
 
 class EtcdMembers(Members[Etcd]):
     """One process each."""
+
+    def another(self) -> Etcd:
+        """With the same settings, which are etcd's own."""
+        return self.system.another()
 
     def kill(self, address: str) -> None:
         """Of the process."""
