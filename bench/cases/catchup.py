@@ -1,12 +1,4 @@
-"""How fast a replica that was away catches up: by replaying what it has missed, or by copying another one's store.
-
-It is stopped, and the others are written to on one connection, so that each write or transaction is an entry of
-the log. Then it is started again: for every system, that is the time until the node itself reads the last value.
-kvlog also says how long the replay alone has taken.
-
-The copy is kvlog's only, on nodes of their own that keep as little of the log as they can: the node has lost its
-store, and the log begins behind what it would need.
-"""
+"""How fast a replica that was away catches up."""
 
 from __future__ import annotations
 
@@ -57,7 +49,14 @@ MIB = 1 << 20
 
 
 class Catchup(Case):
-    """See the module's docstring."""
+    """How fast a replica that was away catches up: by replaying what it has missed, or by copying another's store.
+
+    It is stopped, and the others are written to on one connection, so that each write or transaction is an entry
+    of the log. Then it is started again: for every system, that is the time until the node itself reads the last
+    value. kvlog also says how long the replay alone has taken. The copy is kvlog's only, on nodes of their own
+    that keep as little of the log as they can: the node has lost its store, and the log begins behind what it
+    would need.
+    """
 
     @classmethod
     def fits(cls, system: System) -> bool:
@@ -199,7 +198,7 @@ class Catchup(Case):
 
     # --- verification -------------------------------------------------------------------------------------
 
-    def verify(self, system: System) -> None:
+    def verify(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
         """All nodes hold the same, and a sample of it is what was written last."""
         self.asked.agree()
         for key in islice(self.draw.sample(sorted(self.latest), len(self.latest)), SAMPLE):

@@ -1,11 +1,4 @@
-"""How much memory a node takes, idle and with many keys, and how long it takes to be there again with them.
-
-Memory is what the kernel counts for the processes of a node: RSS, all that is in memory of each of them, which counts
-twice what a supervisor and its worker share, and PSS, in which each part that several processes share is divided
-among them, those of other nodes and of systems beside it as well: a node alone on a machine takes more than PSS, and
-at most RSS. Both include pages of memory-mapped files, which the kernel can take back at any time. ZooKeeper's
-servers are told apart. Everything stands on a system of its own, which nobody has written to before.
-"""
+"""How much memory a node takes, and how long it takes to be there again."""
 
 from __future__ import annotations
 
@@ -39,11 +32,19 @@ OK = 200
 
 
 class Footprint(Case):
-    """See the module's docstring."""
+    """How much memory a node takes, idle and with many keys, and how long it takes to be there again with them.
+
+    Memory is what the kernel counts for the processes of a node: RSS, all that is in memory of each of them, and
+    PSS, in which each part that several processes share (a supervisor and its worker, the nodes of one machine)
+    is divided among them. Both include pages of memory-mapped files, which the kernel can take back at any time.
+    ZooKeeper's servers are told apart.
+    """
+
+    fresh = True
 
     @classmethod
     def fits(cls, system: System) -> bool:
-        """Those of which there can be another one."""
+        """Those whose nodes can be stopped one by one."""
         return spoken(system) is not None and members_of(system) is not None
 
     def generate(self) -> None:
@@ -53,37 +54,35 @@ class Footprint(Case):
         self.counts = sorted({self.scale.of(count, least=LEAST) for count in KEYS})
 
     def prepare(self, system: System) -> None:
-        """Nothing: a system of its own is started when it is measured."""
-        members = members_of(system)
+        """Nothing has to be there, not even from another case."""
+        asked, members = spoken(system), members_of(system)
+        assert asked is not None
         assert members is not None
+        self.asked: HttpSystem = asked
         self.members: KvlogMembers | EtcdMembers = members
 
-    def execute(self, system: System) -> list[Figure]:
+    def execute(self, system: System) -> list[Figure]:  # noqa: ARG002 - it is known since prepare
         """Idle, with fewer keys, with more, and started again."""
-        with self.members.another() as measured:
-            figures = self._memory(measured, "idle")
-            there = 0
-            for count in self.counts:
-                self._put(measured, there, count)
-                there = count
-                measured.agree()
-                figures += self._memory(measured, f"{count:,} keys")
-            figures += self._start(measured, there)
-            measured.agree()
-            self._check(measured, there)
-        return figures
+        figures = self._memory("idle")
+        there = 0
+        for count in self.counts:
+            self._put(there, count)
+            there = count
+            self.asked.agree()
+            figures += self._memory(f"{count:,} keys")
+        return figures + self._start()
 
-    def _put(self, measured: HttpSystem, there: int, count: int) -> None:
+    def _put(self, there: int, count: int) -> None:
         for first in range(there, count, PUT_AT_ONCE):
             numbers = range(first, min(first + PUT_AT_ONCE, count))
-            measured.put_many(dict(self._item(number) for number in numbers))
+            self.asked.put_many(dict(self._item(number) for number in numbers))
 
     def _item(self, number: int) -> tuple[str, str]:
         return f"{PREFIX}{number:08}", f"{number:012}{self.padding}"
 
-    def _memory(self, measured: HttpSystem, when: str) -> list[Figure]:
+    def _memory(self, when: str) -> list[Figure]:
         """Of all nodes, divided by their number; of the ensemble, all of it."""
-        pids, nodes = measured.pids(), len(measured.addresses)
+        pids, nodes = self.asked.pids(), len(self.asked.addresses)
         resident, shared = _mib(pids["node"])
         figures = [
             Figure(f"{when}: memory of a node, RSS", resident / nodes, "MiB", False),
@@ -96,36 +95,38 @@ class Footprint(Case):
             )
         return figures
 
-    def _start(self, measured: HttpSystem, there: int) -> list[Figure]:
+    def _start(self) -> list[Figure]:
         """Stop a node that does not lead, and start it again: until it says that it is ready, and takes a put."""
-        members = members_of(measured)
-        assert members is not None
-        address = measured.addresses[-1]
-        members.terminate(address)
+        address, keys = self.asked.addresses[-1], f"{self.counts[-1]:,} keys"
+        self.members.terminate(address)
         begun = time.perf_counter()
-        members.start(address)
+        self.members.start(address)
         figures = []
-        if isinstance(members, KvlogMembers):
-            _wait(lambda: _answered(measured, address, Request("GET", "/readyz"))[0] == OK)
+        if isinstance(self.members, KvlogMembers):
+            _wait(lambda: self._answered(address, Request("GET", "/readyz"))[0] == OK)
             seconds = time.perf_counter() - begun
-            figures.append(Figure(f"{there:,} keys: start until /readyz", seconds, "s", False))
-        put = measured.put_request(f"{PREFIX}started", "yes")
-        _wait(lambda: DIALECTS[measured.dialect].acknowledged(*_answered(measured, address, put)))
+            figures.append(Figure(f"{keys}: start until /readyz", seconds, "s", False))
+        put, dialect = self.asked.put_request(f"{PREFIX}started", "yes"), DIALECTS[self.asked.dialect]
+        _wait(lambda: dialect.acknowledged(*self._answered(address, put)))
         seconds = time.perf_counter() - begun
-        figures.append(Figure(f"{there:,} keys: start until a put is taken", seconds, "s", False))
-        members.wait_until_whole()
-        return figures
+        self.members.wait_until_whole()
+        return [*figures, Figure(f"{keys}: start until a put is taken", seconds, "s", False)]
 
-    def _check(self, measured: HttpSystem, there: int) -> None:
-        """The node that was started again has a sample of what was put."""
-        node = len(measured.addresses) - 1
-        for number in self.draw.sample(range(there), min(SAMPLE, there)):
+    def _answered(self, address: str, request: Request) -> tuple[int, bytes]:
+        """Status and body; 0 if there is no answer."""
+        try:
+            return self.asked.http.ask(address, request)
+        except Unavailable:
+            return 0, b""
+
+    def verify(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
+        """All nodes hold the same; the one that was started again has a sample of what was put."""
+        self.asked.agree()
+        node = len(self.asked.addresses) - 1
+        for number in self.draw.sample(range(self.counts[-1]), min(SAMPLE, self.counts[-1])):
             key, value = self._item(number)
-            if (found := measured.get(key, node=node)) != value:
+            if (found := self.asked.get(key, node=node)) != value:
                 raise Unverified(f"a node that was started again has {found} at {key}, and not what was put")
-
-    def verify(self, system: System) -> None:
-        """What was measured has been checked before it was stopped."""
 
 
 def _mib(pids: tuple[int, ...]) -> tuple[float, float]:
@@ -142,11 +143,3 @@ def _mib(pids: tuple[int, ...]) -> tuple[float, float]:
 def _wait(condition: Callable[[], bool]) -> None:
     if not wait_until(condition, BACK_S, every_s=LOOK_S):
         raise Unverified(f"a node that was started again was not there within {BACK_S:g} s")
-
-
-def _answered(measured: HttpSystem, address: str, request: Request) -> tuple[int, bytes]:
-    """Status and body; 0 if there is no answer."""
-    try:
-        return measured.http.ask(address, request)
-    except Unavailable:
-        return 0, b""

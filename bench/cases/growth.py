@@ -1,13 +1,4 @@
-"""Whether a write or a read costs more when much has been written before, is there, or is kept in the log.
-
-The system that has grown stands beside a small one of the same kind, started afresh for every comparison, with a
-thousand updates behind it, and those of the probes. Both are probed in turn, in short rounds, so that whatever
-else the machine does meets both. Figures are medians of the rounds, ratios those of the medians: 1 is no growth.
-The first of them compares like with like, and so tells how much is chance.
-
-Probed are one write at a time on one connection, writes on 64 connections, and one read at a time, from a node
-that does not lead. The processor time of all nodes for a write hardly depends on what else the machine does.
-"""
+"""Whether a write or a read costs more when much has been written before, is there, or is kept in the log."""
 
 from __future__ import annotations
 
@@ -181,7 +172,17 @@ class Place:
 
 
 class Growth(Case):
-    """See the module's docstring. All that is measured stands on systems of its own."""
+    """Whether a write or a read costs more when much has been written before, is there, or is kept in the log.
+
+    The system that has grown stands beside a small one of the same kind, started afresh for every comparison,
+    with a thousand updates behind it, and those of the probes. Both are probed in turn, in short rounds, so that
+    whatever else the machine does meets both. Figures are medians of the rounds, ratios those of the medians: 1
+    is no growth. The first of them compares like with like, and so tells how much is chance. Probed are one
+    write at a time on one connection, writes on 64 connections, and one read at a time, from a node that does
+    not lead. The processor time of all nodes for a write hardly depends on what else the machine does.
+    """
+
+    fresh = True
 
     @classmethod
     def fits(cls, system: System) -> bool:
@@ -198,7 +199,7 @@ class Growth(Case):
         self.retained = self.scale.of(RETAINED, least=LEAST)
 
     def prepare(self, system: System) -> None:
-        """Nothing: every system that is needed is started when it is."""
+        """Nothing: what is needed besides is started when it is."""
         members = members_of(system)
         assert members is not None
         self.members: KvlogMembers | EtcdMembers = members
@@ -206,16 +207,16 @@ class Growth(Case):
     def execute(self, system: System) -> list[Figure]:
         """Grow in one way after the other."""
         figures = []
-        with self.members.another() as grown:
-            place = self._place(grown)
-            for count in self.histories:
-                place.write(count - place.written, GROW_CONNECTIONS)
-                figures += self._compared(place, f"{count:,} updates before")
-            place.check()
+        asked = spoken(system)
+        assert asked is not None
+        self.place = self._place(asked)
+        for count in self.histories:
+            self.place.write(count - self.place.written, GROW_CONNECTIONS)
+            figures += self._compared(self.place, f"updates before at {count:,}")
         with self.members.another() as grown:
             place = self._place(grown)
             place.put_keys(self.keys)
-            figures += self._compared(place, f"{self.keys:,} keys there")
+            figures += self._compared(place, f"keys there at {self.keys:,}")
             place.check()
         if isinstance(system, KvlogNodes):
             figures += self._kept(system)
@@ -231,7 +232,7 @@ class Growth(Case):
             leader = grown.cluster.node(grown.addresses[0])
             while (said := leader.status())["tail_index"] - said["log"]["first_index"] < self.retained:
                 place.write(LEAST, ENTRY_CONNECTIONS)
-            figures = self._compared(place, f"{self.retained:,} entries kept")
+            figures = self._compared(place, f"entries kept at {self.retained:,}")
             place.check()
         return figures
 
@@ -251,15 +252,22 @@ class Growth(Case):
         work, work_of_small = (rounds.worked / rounds.writes * 1e6 for rounds in (grown, small))
         pairs = [
             ("one write", "ms", False, statistics.median(grown.single), statistics.median(small.single)),
-            ("writes at 64", "1/s", True, statistics.median(grown.many), statistics.median(small.many)),
-            ("processor of all nodes per write at 64", "us", False, work, work_of_small),
+            (
+                "writes on 64 connections",
+                "1/s",
+                True,
+                statistics.median(grown.many),
+                statistics.median(small.many),
+            ),
+            ("processor of all nodes for one of these", "us", False, work, work_of_small),
             ("one read", "ms", False, statistics.median(grown.reads), statistics.median(small.reads)),
         ]
         figures = []
         for name, unit, more, value, value_of_small in pairs:
-            figures.append(Figure(f"{what}: {name}", value, unit, more))
-            ratio = value / value_of_small
-            figures.append(Figure(f"{what}: {name}, to that with {self.small:,} updates", ratio, "times", more))
+            figures.append(Figure(f"{name}, {what}", value, unit, more))
+            figures.append(
+                Figure(f"{name} to that of the small one, {what}", value / value_of_small, "times", more)
+            )
         return figures
 
     def _note(self, place: Place, what: str) -> None:
@@ -270,8 +278,9 @@ class Growth(Case):
                 f"ZooKeeper has {znodes(place.system):,} znodes, {log['memory_bytes'] / 2**20:.1f} MiB of log"
             )
 
-    def verify(self, system: System) -> None:
-        """Each system that was measured has been checked before it was stopped: see Place.check."""
+    def verify(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
+        """As the others were before they were stopped: see Place.check."""
+        self.place.check()
 
 
 def znodes(system: KvlogNodes) -> int:

@@ -1,9 +1,4 @@
-"""For how long nobody's write is acknowledged when the leader is killed, and when it is told to stop.
-
-Clients try all nodes in turn, one write every few milliseconds, however many are not answered yet. Each write has
-a key of its own, and is never sent again. What counts is the longest time between two acknowledgements, whoever
-got them. Then the node is started again.
-"""
+"""For how long nobody's write is acknowledged when the leader goes."""
 
 from __future__ import annotations
 
@@ -12,6 +7,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bench.case import Case, Figure, Unverified
@@ -66,14 +62,17 @@ class Clients:
     async def _gap(self, go: Callable[[], None]) -> float:
         loop = asyncio.get_running_loop()
         self.times.clear()
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write_on())
+        writing = asyncio.create_task(self._write_on())
+        try:
             await self._acknowledged_after(loop.time() + BEFORE_S)
             begun = loop.time()
             await asyncio.to_thread(go)
             back = await self._acknowledged_after(loop.time())
             await self._acknowledged_after(back + AFTER_S)
+        finally:
             writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
         first = max(time for time in self.times if time < begun)
         since = [first, *(time for time in self.times if time >= begun)]
         return max(later - earlier for earlier, later in itertools.pairwise(since))
@@ -108,7 +107,7 @@ class Clients:
                 status, body = await self._ask(address, encoded(address, self.system.put_request(key, value)))
         except TimeoutError:
             self.outcomes["not answered in time"] += 1
-        except (OSError, EOFError):
+        except (OSError, EOFError, Unavailable):
             self.outcomes["no connection, or one that broke"] += 1
         else:
             if DIALECTS[self.system.dialect].acknowledged(status, body):
@@ -139,7 +138,12 @@ class Clients:
 
 
 class Takeover(Case):
-    """See the module's docstring."""
+    """For how long nobody's write is acknowledged when the leader is killed, and when it is told to stop.
+
+    Clients try all nodes in turn, one write every few milliseconds, however many are not answered yet. Each
+    write has a key of its own, and is never sent again. What counts is the longest time between two
+    acknowledgements, whoever got them. Then the node is started again.
+    """
 
     @classmethod
     def fits(cls, system: System) -> bool:
@@ -158,7 +162,7 @@ class Takeover(Case):
         self.members: KvlogMembers | EtcdMembers = members
         self.clients = Clients(asked)
 
-    def execute(self, system: System) -> list[Figure]:
+    def execute(self, system: System) -> list[Figure]:  # noqa: ARG002 - it is known since prepare
         """Kill and stop in turn."""
         killed, stopped = [], []
         for _ in range(self.times):
@@ -181,7 +185,7 @@ class Takeover(Case):
         self.members.wait_until_whole()
         return gap * 1e3
 
-    def verify(self, system: System) -> None:
+    def verify(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
         """What was acknowledged is there, on every node."""
         asked = self.clients.system
         asked.agree()

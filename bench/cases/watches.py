@@ -1,8 +1,4 @@
-"""How soon many watchers are told: from a write's acknowledgement to the last watcher's delivery.
-
-All watchers are at one node that does not lead, on one connection each, and one thread of the client reads them
-all. The writes come one after the other, each once every watcher has been told of the one before.
-"""
+"""How soon many watchers are told of a write."""
 
 from __future__ import annotations
 
@@ -134,7 +130,11 @@ class Round:
 
 
 class Watches(Case):
-    """See the module's docstring."""
+    """How soon many watchers are told: from a write's acknowledgement, and from its sending, to the last delivery.
+
+    All watchers are at one node that does not lead, on one connection each, and one thread of the client reads
+    them all. The writes come one after the other, each once every watcher has been told of the one before.
+    """
 
     @classmethod
     def fits(cls, system: System) -> bool:
@@ -152,7 +152,7 @@ class Watches(Case):
         self.counts = sorted({self.scale.of(count, least=min(count, LEAST_WATCHERS)) for count in WATCHERS})
         self.rounds: list[Round] = []
 
-    def prepare(self, system: System) -> None:
+    def prepare(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
         """Room for the connections; nothing has to be there."""
         most = self.counts[-1] + OTHER_DESCRIPTORS
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -170,29 +170,26 @@ class Watches(Case):
             worked = time.process_time()
             told = watching.run(count)
             worked = time.process_time() - worked
-            after = [each.after * 1e3 for each in told]
-            since = [each.delivered * 1e3 for each in told]
             figures += [
-                Figure(f"{count} watchers: acknowledged to last delivery, median", _median(after), "ms", False),
-                Figure(f"{count} watchers: acknowledged to last delivery, p99", _p99(after), "ms", False),
-                Figure(f"{count} watchers: sent to last delivery, median", _median(since), "ms", False),
-                Figure(f"{count} watchers: sent to last delivery, p99", _p99(since), "ms", False),
+                *_spread(
+                    f"acknowledgement to last delivery, watchers at {count:,}", [each.after for each in told]
+                ),
+                *_spread(f"sending to last delivery, watchers at {count:,}", [each.delivered for each in told]),
             ]
             each = worked / len(told) * 1e3
-            self.facts[f"{count} watchers"] = (
+            self.facts[f"{count:,} watchers"] = (
                 f"the client itself works {each:.1f} ms per write, to read and to connect"
             )
         return figures
 
-    def verify(self, system: System) -> None:
+    def verify(self, system: System) -> None:  # noqa: ARG002 - it is known since prepare
         """What every watcher was sent is read again, as a whole."""
         for watching in self.rounds:
             watching.check()
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
-def _p99(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[98]
+def _spread(name: str, seconds: list[float]) -> list[Figure]:
+    """The median, and what only one of a hundred exceeds."""
+    times = [each * 1e3 for each in seconds]
+    p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
+    return [Figure(name, statistics.median(times), "ms", False), Figure(f"{name}: p99", p99, "ms", False)]

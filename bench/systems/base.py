@@ -39,7 +39,7 @@ class System(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Of the software that is measured."""
+        """Of the software that is measured, without its name."""
 
     @property
     @abstractmethod

@@ -119,7 +119,7 @@ class Etcd(HttpSystem):
 
     def version(self) -> str:
         """As the nodes say it."""
-        return f"etcd {self.http.json(self._clients[0], Request('GET', '/version'))['etcdserver']}"
+        return str(self.http.json(self._clients[0], Request("GET", "/version"))["etcdserver"])
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from bench.inputs import PREFIX
 from bench.load import Kind
 from bench.systems.etcd import pieces
 from bench.systems.http import Request
-from bench.systems.loaded import HttpSystem
+from bench.systems.loaded import MOST_CONNECTIONS, HttpSystem
 from bench.systems.process_tree import with_descendants
 from kvlog import __version__
 from kvlog.cluster import Cluster, server_command
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, free_ports
+from kvlog.service.reads import WAITING_MAX
 
 NODES = 3
 AGREE_S = 60.0
@@ -41,6 +42,7 @@ class KvlogNodes(HttpSystem):
     kinds = frozenset(Kind)
     notes = (
         "kvlog's writes have `ack=log`: answered once they are on the disks of a quorum of ZooKeeper's servers.",
+        f"A node of kvlog refuses linearizable reads while {WAITING_MAX} wait, and is not loaded with more.",
     )
 
     def __init__(
@@ -59,6 +61,10 @@ class KvlogNodes(HttpSystem):
     def another(self, *flags: str) -> KvlogNodes:
         """One more of the same version, not started yet; each of its nodes has these further flags."""
         return KvlogNodes(name=self.name, flags=(*self._flags, *flags), checkout=self._checkout, nodes=self._size)
+
+    def most_connections(self, kind: Kind) -> int:
+        """A node lets only so many reads wait."""
+        return WAITING_MAX if kind is Kind.LINEARIZABLE else MOST_CONNECTIONS
 
     def start(self) -> None:
         """The ensemble, then the nodes."""
@@ -82,7 +88,7 @@ class KvlogNodes(HttpSystem):
 
     def version(self) -> str:
         """Of this checkout; that of another one is not known."""
-        return f"kvlog {__version__}" if self._checkout is None else "kvlog, another checkout"
+        return __version__ if self._checkout is None else "another checkout"
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -10,21 +10,25 @@ from bench.load import Kind, Load, Outcome, wrk
 from bench.systems.base import System
 from bench.systems.http import Http, Request
 
+MOST_CONNECTIONS = 256
+
 
 class LoadedSystem(System):
     """A system that can do at least one kind of load.
 
     Attributes:
         kinds: of load, that it can do.
-        most_connections: with which it is loaded; more than these it cannot serve.
         reader: the node that reads are sent to, as a number in ``addresses``.
         notes: what a reader of its figures has to know, each a sentence or two.
     """
 
     kinds: ClassVar[frozenset[Kind]]
-    most_connections: int = 256
     reader: int = 1
     notes: ClassVar[tuple[str, ...]] = ()
+
+    def most_connections(self, kind: Kind) -> int:  # noqa: ARG002 - for those who differ
+        """With how many it can be loaded at most; more are not tried."""
+        return MOST_CONNECTIONS
 
     @abstractmethod
     def load(self, load: Load, inputs: Inputs) -> Outcome:
