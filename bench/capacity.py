@@ -13,8 +13,8 @@ from __future__ import annotations
 import heapq
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from kvlog.core.writer import BATCH_WRITES_MAX
@@ -77,9 +77,6 @@ class Shape:
         return [(log + place) % self.nodes for place in range(self.replicas)]
 
 
-# --- formulas -------------------------------------------------------------------------------------------------
-
-
 def node_demands(demands: Demands, shape: Shape, batch: float) -> list[float]:
     """What each node works per write to any log, where ``batch`` of them share an entry."""
     d, found = demands, [0.0] * shape.nodes
@@ -97,11 +94,6 @@ def zookeeper_demand(demands: Demands, shape: Shape, batch: float) -> float:
     return (demands.zk_lead + demands.zk_follow * (shape.servers - 1)) / batch
 
 
-def append(demands: Demands, shape: Shape) -> float:
-    """Seconds that ZooKeeper takes for one entry while nothing else is written."""
-    return zookeeper_demand(demands, shape, 1) + demands.quorum
-
-
 def capacity(demands: Demands, shape: Shape) -> float:
     """Writes/s that are not exceeded: the busiest processor works all of the time, with the fullest entries."""
     batch = _bounded(shape.clients / shape.logs)
@@ -116,10 +108,11 @@ def throughput(demands: Demands, shape: Shape) -> float:
     before. Who is alone waits for all of this, one behind the other. Or a processor is busy all of the time.
     """
     d, batch = demands, _bounded(shape.clients / shape.logs / 2)
+    append = zookeeper_demand(d, shape, 1) + d.quorum
     forming = (d.front + d.decide) * batch + d.lead
     applying = d.apply * batch + d.push * (shape.replicas - 1)
     alone = shape.clients <= shape.logs
-    meanwhile = append(d, shape) + applying if alone else max(append(d, shape), applying)
+    meanwhile = append + applying if alone else max(append, applying)
     rounds = min(shape.clients, shape.logs) * batch / (forming + meanwhile)
     busiest = max(*node_demands(d, shape, batch), zookeeper_demand(d, shape, batch))
     return min(rounds, 1 / busiest)
@@ -127,20 +120,6 @@ def throughput(demands: Demands, shape: Shape) -> float:
 
 def _bounded(batch: float) -> float:
     return min(BATCH_WRITES_MAX, max(1.0, batch))
-
-
-def capacity_of_one_machine(demands: Demands, shape: Shape, *, processors: int, batch: float) -> float:
-    """Writes/s that are not exceeded where all nodes and servers share one machine's processors."""
-    servers = (demands.zk_lead + 2 * demands.zk_follow * (shape.servers - 1)) / batch
-    return processors / (sum(node_demands(demands, shape, batch)) + servers)
-
-
-def reads(demands: Demands, shape: Shape) -> float:
-    """Local reads/s of all nodes together, while nothing is written."""
-    return shape.nodes / demands.read
-
-
-# --- the model ------------------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -177,7 +156,7 @@ class Processor:
         """Seconds, up to now."""
         return self._worked + (self._clock.now - self._since if self._since is not None else 0.0)
 
-    def work(self, seconds: float, then: Callable[[], None]) -> None:
+    def work(self, seconds: float, then: Callable[[], None] = lambda: None) -> None:
         """Work so long, after what is waiting already."""
         self._waiting.append((seconds, then))
         if self._since is None:
@@ -190,9 +169,9 @@ class Processor:
         def done() -> None:
             self._worked += seconds
             self._since = None
-            then()
-            if self._waiting and self._since is None:
+            if self._waiting:
                 self._next()
+            then()
 
         self._clock.after(seconds, done)
 
@@ -208,15 +187,13 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the model did in its window: writes/s, seconds of one write, writes of one entry.
-
-    ``worked`` is the share of the time that each processor worked: the nodes, and last ZooKeeper's leader.
-    """
+    """What the model did in its window: writes/s, seconds of one write, writes of one entry."""
 
     throughput: float
     latency: float
     batch: float
     worked: list[float]
+    """The share of the time that each processor worked: the nodes, and last ZooKeeper's leader."""
 
 
 class Model:
@@ -267,18 +244,16 @@ class Model:
         d, others = self.demands, len(log.holders) - 1
 
         def formed() -> None:
-            self.zookeeper.work(d.zk_lead + d.zk_follow * (self.shape.servers - 1), written)
-
-        def written() -> None:
-            self.clock.after(d.quorum, landed)
+            seconds = d.zk_lead + d.zk_follow * (self.shape.servers - 1)
+            self.zookeeper.work(seconds, lambda: self.clock.after(d.quorum, landed))
 
         def landed() -> None:
             log.appending = False
             self._land(log, entry)
             self._append(log)
-            self.nodes[log.holders[0]].work(d.apply * len(entry) + d.push * others, _nothing)
+            self.nodes[log.holders[0]].work(d.apply * len(entry) + d.push * others)
             for node in log.holders[1:]:
-                self.nodes[node].work(d.apply * len(entry) + d.follow, _nothing)
+                self.nodes[node].work(d.apply * len(entry) + d.follow)
 
         self.nodes[log.holders[0]].work(d.decide * len(entry) + d.lead, formed)
 
@@ -290,16 +265,10 @@ class Model:
             self._ask(log)
 
 
-def _nothing() -> None:
-    """Work after which nothing follows."""
-
-
-# --- tables ---------------------------------------------------------------------------------------------------
-
 SHAPES: dict[str, list[Shape]] = {
     "clients": [Shape(clients=clients) for clients in (1, 4, 16, 64, 256)],
     "nodes": [Shape(nodes=nodes) for nodes in (1, 3, 5, 7)],
-    "ZooKeeper servers": [Shape(servers=servers) for servers in (1, 3, 5, 7)],
+    "ZooKeeper servers": [Shape(servers=servers, clients=16) for servers in (1, 3, 5, 7)],
     "logs": [Shape(nodes=n, logs=n, copies=3, clients=256 * n) for n in (1, 3, 6, 12)],
 }
 """What each table goes through, by what is in its first column. There are as many nodes as logs, if it is logs."""
@@ -314,25 +283,14 @@ def table(demands: Demands, varied: str) -> Iterator[str]:
         many = {"clients": shape.clients, "nodes": shape.nodes, "logs": shape.logs}.get(varied, shape.servers)
         yield (
             f"| {many} | {written:,.0f} | {seen.throughput:,.0f} | {shape.clients / written * 1e3:.1f} "
-            f"| {seen.latency * 1e3:.1f} | {capacity(demands, shape):,.0f} | {reads(demands, shape):,.0f} |"
+            f"| {seen.latency * 1e3:.1f} | {capacity(demands, shape):,.0f} | {shape.nodes / demands.read:,.0f} |"
         )
-
-
-def demands_of(arguments: Sequence[str]) -> Demands:
-    """Demands that were given in microseconds, as ``front=100``.
-
-    Raises:
-        ValueError: there is no such demand, or its value is no number.
-    """
-    given = dict(argument.split("=", 1) for argument in arguments)
-    if unknown := given.keys() - {each.name for each in fields(Demands)}:
-        raise ValueError(f"there is no demand {', '.join(sorted(unknown))}")
-    return Demands(**{name: float(value) / 1e6 for name, value in given.items()})
 
 
 def main() -> None:
     """Print all tables."""
-    demands = demands_of(sys.argv[1:])
+    given = (argument.split("=", 1) for argument in sys.argv[1:])
+    demands = replace(Demands(), **{name: float(microseconds) / 1e6 for name, microseconds in given})
     for varied in SHAPES:
         print("\n".join(table(demands, varied)) + "\n")
 

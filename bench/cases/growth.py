@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import statistics
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench.case import Case, Figure, Scale, Unverified
 from bench.dialects import DIALECTS, spoken
@@ -18,6 +16,7 @@ from bench.members import EtcdMembers, KvlogMembers, members_of
 from bench.systems.base import System
 from bench.systems.kvlog_nodes import KvlogNodes
 from bench.systems.loaded import HttpSystem
+from bench.systems.process_tree import worked
 from bench.wire import Loop, closed_loop, encoded
 from kvlog.errors import Unavailable
 from kvlog.processes import wait_until
@@ -128,11 +127,11 @@ class Place:
     def probe(self, rounds: Rounds) -> None:
         """One round."""
         rounds.single.append(statistics.median(self.write(rounds.of(SINGLE), 1).latencies) * 1e3)
-        before = self._worked()
+        before = worked(self.system.pids()["node"])
         many = max(CONNECTIONS, rounds.of(MANY))
         rounds.many.append(self.write(many, CONNECTIONS).rate)
         self._wait_for_reader()
-        rounds.worked += self._worked() - before
+        rounds.worked += worked(self.system.pids()["node"]) - before
         rounds.writes += many
         rounds.reads.append(statistics.median(self.read(rounds.of(READS)).latencies) * 1e3)
 
@@ -145,14 +144,6 @@ class Place:
 
     def _reads(self, key: str) -> bool:
         return self.system.get(key, node=self.system.reader) == self.latest[key]
-
-    def _worked(self) -> float:
-        """Seconds of processor that the nodes have had."""
-        ticks = 0
-        for pid in self.system.pids()["node"]:
-            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(after_name[11]) + int(after_name[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
 
     def check(self) -> None:
         """Every update counts once, all nodes agree, and a sample of the keys has what was written to them last.
@@ -259,7 +250,7 @@ class Growth(Case):
                 statistics.median(grown.many),
                 statistics.median(small.many),
             ),
-            ("processor of all nodes for one of these", "us", False, work, work_of_small),
+            ("processor of all nodes for one write on 64 connections", "us", False, work, work_of_small),
             ("one read", "ms", False, statistics.median(grown.reads), statistics.median(small.reads)),
         ]
         figures = []
