@@ -57,7 +57,7 @@ class Case(ABC):
     """What else was seen, for the notes below the table."""
 
     fresh: ClassVar[bool] = False
-    """Whether it needs a system that was started for it alone."""
+    """Whether it needs a system for it alone: because of what others leave behind, or of what it does."""
 
     @classmethod
     def fits(cls, system: System) -> bool:  # noqa: ARG003 - for those who know

@@ -86,8 +86,8 @@ def _parts(results: Results, plots: dict[str, list[str]]) -> Iterator[str]:
     runs = max((measured.run for measured in results.measured), default=0)
     yield (
         f"Medians of {_counted(runs, 'run')}, in each of which all systems were measured in turn; in parentheses"
-        f" the lowest and the highest. *To {PEER}* is the median of the ratios to {PEER} in the same run, because the"
-        " machine is not equally fast at all times. Where one run of a system could not be verified, it has no"
+        f" the lowest and the highest. *To {PEER}* is the median of the ratios to {PEER} in the same run, because"
+        " the machine is not equally fast at all times. Where one run of a system could not be verified, it has no"
         " figures in that case."
     )
     yield ""

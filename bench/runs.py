@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from kazoo.exceptions import KazooException
+from kazoo.handlers.threading import KazooTimeoutError
 
 from bench.case import Case, Scale, Unverified
 from bench.results import Measured
@@ -16,8 +17,9 @@ from bench.systems.zookeeper import ensemble_version
 from kvlog.client import ClientError
 from kvlog.errors import KvlogError
 
-FAILURES = (KvlogError, ClientError, KazooException, OSError)
-"""What a system that does not do what it should makes us raise, besides Unverified."""
+FAILURES = (KvlogError, ClientError, KazooException, KazooTimeoutError, OSError, ValueError, LookupError)
+"""What a system that does not do what it should makes us raise, besides Unverified; the last two, if its answers
+are of another form."""
 
 
 class Bench:
@@ -43,6 +45,7 @@ class Bench:
         self._say = say
         self.versions: dict[str, str] = {}
         self.notes: dict[str, None] = {}
+        self._running: System | None = None
 
     def run(self, number: int) -> Iterator[Measured]:
         """One run; each has another system as the first."""
@@ -57,32 +60,29 @@ class Bench:
         self, number: int, make: Callable[[], System], cases: dict[str, type[Case]]
     ) -> Iterator[Measured]:
         """All cases on one system, which is started anew for those that want it so, and after a failure."""
-        system: System | None = None
         try:
             for name, kind in cases.items():
-                if system is not None and kind.fresh:
-                    system.stop()
-                    system = None
+                if kind.fresh:
+                    self._stop()
                 begun = time.monotonic()
-                measured, system = self._one_case(number, make, system, name, kind)
+                measured = self._one_case(number, make, name, kind)
+                if kind.fresh or measured.unverified:
+                    self._stop()
                 how = measured.unverified and f"not verified: {measured.unverified}"
                 how = how or f"{len(measured.figures)} figures, verified"
                 took = time.monotonic() - begun
                 self._say(f"run {number}, {measured.system}, {name}: {how} ({took:.0f} s)")
                 yield measured
         finally:
-            if system is not None:
-                system.stop()
+            self._stop()
 
-    def _one_case(
-        self, number: int, make: Callable[[], System], running: System | None, name: str, kind: type[Case]
-    ) -> tuple[Measured, System | None]:
-        """One case; and the system, if the next one can have it."""
-        system = running or make()
+    def _one_case(self, number: int, make: Callable[[], System], name: str, kind: type[Case]) -> Measured:
+        """One case, on the system that runs if there is one."""
+        system = self._running or make()
         case = kind(self._seed, self._scale)
-        why = ""
         try:
-            if running is None:
+            if self._running is None:
+                self._running = system
                 system.start()
                 self._note(system)
             case.generate()
@@ -90,17 +90,16 @@ class Bench:
             figures = tuple(case.execute(system))
             case.verify(system)
         except Unverified as error:
-            why = str(error)
+            return Measured(number, system.name, name, unverified=str(error))
         except FAILURES as error:  # its words may hold paths, and are for whoever runs this
-            self._say(f"{system.name}: {error}")
-            why = f"{type(error).__name__} in the midst of it"
-        except BaseException:
-            system.stop()
-            raise
-        if why:
-            system.stop()
-            return Measured(number, system.name, name, unverified=why), None
-        return Measured(number, system.name, name, figures, case.facts), system
+            self._say(f"{system.name}, {name}: {error!r}")
+            return Measured(number, system.name, name, unverified=f"{type(error).__name__} in the midst of it")
+        return Measured(number, system.name, name, figures, case.facts)
+
+    def _stop(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop()
 
     def _note(self, system: System) -> None:
         self.versions[system.name] = system.version()
