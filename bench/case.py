@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from bench.systems.base import System
 
@@ -54,6 +55,14 @@ class Case(ABC):
     scale: Scale
     facts: dict[str, str] = field(default_factory=dict)
     """What else was seen, for the notes below the table."""
+
+    fresh: ClassVar[bool] = False
+    """Whether it needs a system for it alone: because of what others leave behind, or of what it does."""
+
+    @classmethod
+    def fits(cls, system: System) -> bool:  # noqa: ARG003 - for those who know
+        """Whether the system can be measured in this way."""
+        return True
 
     @abstractmethod
     def generate(self) -> None:

@@ -174,10 +174,6 @@ class MemoryStore:
         """All remembered requests, in order of their revisions."""
         return sorted(self.state.requests.items(), key=lambda pair: pair[1].revision)
 
-    def kept_changes(self) -> list[tuple[int, Changes]]:
-        """All that is kept, in order."""
-        return list(self.state.kept.items())
-
     def apply(self, entries: tuple[LogEntry, ...], *, fill: bool) -> Position:
         """See ports.Store."""
 

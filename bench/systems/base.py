@@ -1,4 +1,4 @@
-"""A system that is measured: its nodes as processes on this machine, and the few things that every case asks of it."""
+"""A system that is measured: its nodes as processes on this machine, and what every case asks of it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ class System(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Of the software that is measured."""
+        """Of the software that is measured, without its name."""
 
     @property
     @abstractmethod
     def addresses(self) -> tuple[str, ...]:
-        """``host:port`` of each node, the leader's first."""
+        """``host:port`` of each node, that of the leader first, as of the last time that it was looked for."""
+
+    @abstractmethod
+    def find_leader(self) -> str:
+        """Look again who leads; returns the address, which from now on is the first.
+
+        Raises:
+            Unavailable: nobody leads.
+        """
 
     @abstractmethod
     def pids(self) -> dict[str, tuple[int, ...]]:

@@ -3,56 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Self
 
 from kvlog.client import reads, writes
 from kvlog.client.aio_caller import AsyncCaller, wait
-from kvlog.client.errors import (
-    BadRequest,
-    ClientError,
-    Closed,
-    ConditionFailed,
-    HistoryTrimmed,
-    LeaseLost,
-    LockHeld,
-    NoNodes,
-    NoSuchLease,
-    Unknown,
-)
-from kvlog.client.lease import OVER, POLL_S
-from kvlog.client.operations import check_key
+from kvlog.client.errors import ClientError, Closed, ConditionFailed, HistoryTrimmed, NoSuchLease, Unknown
+from kvlog.client.holding import OVER, POLL_S, HeldLease, HeldLock
 from kvlog.client.results import deletes
 from kvlog.client.shared import clock
 from kvlog.client.term import Term
 
 
-class AsyncLease:
+class AsyncLease(HeldLease[asyncio.Event]):
     """Time that keys can be hung on; see Lease, and ``AsyncClient.lease``, which makes it.
 
     As a context manager it keeps itself alive in a task of its own. ``lost`` is an asyncio.Event.
     """
 
     def __init__(self, caller: AsyncCaller, lease: int, term: Term) -> None:
-        self.id = lease
-        self.ttl = term.ttl
-        self.lost = asyncio.Event()
-        self.reason = ""
+        super().__init__(lease, term, asyncio.Event)
         self._caller = caller
-        self._term = term
-        self._ended = asyncio.Event()
-        self._failed = ""
         self._keeper: asyncio.Task[None] | None = None
-
-    @property
-    def held(self) -> bool:
-        """Whether it certainly lives: less than ttl ago, a keep-alive was sent that has been answered."""
-        return not self.lost.is_set() and self.remaining > 0
-
-    @property
-    def remaining(self) -> float:
-        """Seconds for which it certainly lives on if nobody keeps it alive."""
-        return self._term.left(clock())
 
     async def keep_alive(self) -> None:
         """Its whole time anew.
@@ -77,16 +48,11 @@ class AsyncLease:
             Unknown: it was sent, and not answered.
             NoNodes: no node could be reached.
         """
-        self.close()
-        self._term.end()
+        self._give_up()
         return await self._caller.do(writes.revoke(self.id, writes.new_id()))
 
-    def close(self) -> None:
-        """Keep it alive no longer: it ends by itself when its time is over."""
-        self._ended.set()
-
     async def aclose(self) -> None:
-        """The same, for the client that is closed."""
+        """What close does, for the client that is closed."""
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -111,19 +77,13 @@ class AsyncLease:
                 raise
             error.add_note(f"besides: {at_end}")
 
-    def __repr__(self) -> str:
-        state = f"lost: {self.reason}" if self.lost.is_set() else f"{self.remaining:.1f} s left"
-        return f"<AsyncLease {self.id}: {self.ttl:g} s, {state}>"
-
     async def _end(self) -> None:
         if not self.held:
-            self._lose(OVER)
-            raise LeaseLost(f"lease {self.id} was lost: {self.reason}")
+            raise self._lose(OVER)
         try:
             await self.revoke()
         except NoSuchLease as gone:
-            self._lose(str(gone))
-            raise LeaseLost(f"lease {self.id} was lost: {self.reason}") from gone
+            raise self._lose(str(gone)) from gone
 
     async def _keep(self) -> None:
         try:
@@ -142,12 +102,9 @@ class AsyncLease:
                     self.close()
                     return
                 except ClientError as error:
-                    if not (self._failed and isinstance(error, NoNodes)):  # what a node has said tells more
-                        self._failed = str(error)
-                    self._term.postpone(clock())
+                    self._missed(error)
         finally:
-            if not self._ended.is_set():
-                self._lose(f"{OVER}: {self._failed}" if self._failed else OVER)
+            self._unkept()
 
     async def _keep_alive(self, limit: float) -> None:
         try:
@@ -156,33 +113,13 @@ class AsyncLease:
             self._lose(str(error))
             raise
 
-    def _lose(self, reason: str) -> None:
-        self._term.end()
-        self.reason = self.reason or reason
-        self.lost.set()
 
-
-class AsyncLock:
+class AsyncLock(HeldLock[AsyncLease]):
     """A name that one client at a time can hold; see Lock, and ``AsyncClient.lock``, which makes it."""
 
     def __init__(self, caller: AsyncCaller, name: str, *, ttl: float, wait: float | None) -> None:
-        check_key(name)
-        self.name = name
-        self.ttl = ttl
-        self.token = 0
+        super().__init__(name, ttl=ttl, wait=wait)
         self._caller = caller
-        self._wait = wait
-        self._lease: AsyncLease | None = None
-
-    @property
-    def lease(self) -> AsyncLease | None:
-        """What it hangs on while it is held: ``lock.lease.lost`` tells as soon as it may be gone."""
-        return self._lease
-
-    @property
-    def held(self) -> bool:
-        """Whether it certainly is held: less than ttl ago, a keep-alive was sent that has been answered."""
-        return self._lease is not None and self.token > 0 and self._lease.held
 
     async def acquire(self) -> int:
         """Take it; returns the fencing token.
@@ -192,9 +129,7 @@ class AsyncLock:
             LeaseLost: its lease was lost before it was taken, and there is no time for another one.
             ClientError: it could not be asked for.
         """
-        if self._lease is not None:
-            raise BadRequest(f"lock {self.name!r}: it is held already, and cannot be taken twice")
-        end = math.inf if self._wait is None else clock() + self._wait
+        end = self._begin()
         while True:
             lease = await grant(self._caller, self.ttl)
             try:
@@ -205,11 +140,7 @@ class AsyncLock:
             if token:
                 self._lease, self.token = lease, token
                 return token
-            lease.close()
-            if clock() >= end:
-                raise LeaseLost(
-                    f"lock {self.name!r}: its lease was lost before it was taken: {lease.reason or OVER}"
-                )
+            self._again(lease, end)
 
     async def release(self) -> None:
         """Give it back.
@@ -218,23 +149,14 @@ class AsyncLock:
             LeaseLost: it was not held to the end.
             ClientError: it could not be given back; it is free once its time is over.
         """
-        await self._leave(None)
+        await self._let_go().leave(None)
 
     async def __aenter__(self) -> Self:
         await self.acquire()
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        await self._leave(error)
-
-    def __repr__(self) -> str:
-        return f"<AsyncLock {self.name!r}: {f'held with token {self.token}' if self.held else 'not held'}>"
-
-    async def _leave(self, error: BaseException | None) -> None:
-        lease, self._lease, self.token = self._lease, None, 0
-        if lease is None:
-            raise BadRequest(f"lock {self.name!r}: it is not held")
-        await lease.leave(error)
+        await self._let_go().leave(error)
 
     async def _take(self, lease: AsyncLease, end: float) -> int:
         """The token; 0 if the lease was lost before there was one."""
@@ -260,9 +182,7 @@ class AsyncLock:
         """Wait until the key is deleted after revision ``since``; False if the lease is lost before."""
         start = since + 1
         while not lease.lost.is_set():
-            left = end - clock()
-            if left <= 0:
-                raise LockHeld(f"lock {self.name!r}: somebody else has held it for {self._wait:g} s")
+            left = self._left(end)
             try:
                 events, start = await self._caller.do(reads.poll(self.name, start, left), timeout=POLL_S)
             except HistoryTrimmed:

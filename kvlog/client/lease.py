@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import Self
 
 from kvlog.client import reads, writes
 from kvlog.client.caller import Caller
-from kvlog.client.errors import (
-    BadRequest,
-    ClientError,
-    Closed,
-    ConditionFailed,
-    HistoryTrimmed,
-    LeaseLost,
-    LockHeld,
-    NoNodes,
-    NoSuchLease,
-    Unknown,
-)
-from kvlog.client.operations import check_key
+from kvlog.client.errors import ClientError, Closed, ConditionFailed, HistoryTrimmed, NoSuchLease, Unknown
+from kvlog.client.holding import OVER, POLL_S, HeldLease, HeldLock
 from kvlog.client.results import deletes
 from kvlog.client.shared import clock
 from kvlog.client.term import Term
 
-OVER = "no keep-alive was answered within its time"
 
-POLL_S = 15.0
-"""How long a lock waits for its key's next change before it asks again, all nodes taken together."""
-
-
-class Lease:
+class Lease(HeldLease[threading.Event]):
     """Time that keys can be hung on: when it is over, they go away; see ``Client.lease``, which makes it.
 
     As a context manager it keeps itself alive, every third of its time, on a thread of its own, and revokes itself
@@ -45,25 +28,9 @@ class Lease:
     """
 
     def __init__(self, caller: Caller, lease: int, term: Term) -> None:
-        self.id = lease
-        self.ttl = term.ttl
-        self.lost = threading.Event()
-        self.reason = ""
+        super().__init__(lease, term, threading.Event)
         self._caller = caller
-        self._term = term
-        self._ended = threading.Event()
-        self._failed = ""
         self._keeper: threading.Thread | None = None
-
-    @property
-    def held(self) -> bool:
-        """Whether it certainly lives: less than ttl ago, a keep-alive was sent that has been answered."""
-        return not self.lost.is_set() and self.remaining > 0
-
-    @property
-    def remaining(self) -> float:
-        """Seconds for which it certainly lives on if nobody keeps it alive."""
-        return self._term.left(clock())
 
     def keep_alive(self) -> None:
         """Its whole time anew.
@@ -89,13 +56,8 @@ class Lease:
             Unknown: it was sent, and not answered.
             NoNodes: no node could be reached.
         """
-        self.close()
-        self._term.end()
+        self._give_up()
         return self._caller.do(writes.revoke(self.id, writes.new_id()))
-
-    def close(self) -> None:
-        """Keep it alive no longer: it ends by itself when its time is over."""
-        self._ended.set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -119,19 +81,13 @@ class Lease:
                 raise
             error.add_note(f"besides: {at_end}")
 
-    def __repr__(self) -> str:
-        state = f"lost: {self.reason}" if self.lost.is_set() else f"{self.remaining:.1f} s left"
-        return f"<Lease {self.id}: {self.ttl:g} s, {state}>"
-
     def _end(self) -> None:
         if not self.held:
-            self._lose(OVER)
-            raise LeaseLost(f"lease {self.id} was lost: {self.reason}")
+            raise self._lose(OVER)
         try:
             self.revoke()
         except NoSuchLease as gone:
-            self._lose(str(gone))
-            raise LeaseLost(f"lease {self.id} was lost: {self.reason}") from gone
+            raise self._lose(str(gone)) from gone
 
     def _keep(self) -> None:
         try:
@@ -147,12 +103,9 @@ class Lease:
                     self.close()
                     return
                 except ClientError as error:
-                    if not (self._failed and isinstance(error, NoNodes)):  # what a node has said tells more
-                        self._failed = str(error)
-                    self._term.postpone(clock())
+                    self._missed(error)
         finally:
-            if not self._ended.is_set():
-                self._lose(f"{OVER}: {self._failed}" if self._failed else OVER)
+            self._unkept()
 
     def _keep_alive(self, timeout: float) -> None:
         try:
@@ -161,13 +114,8 @@ class Lease:
             self._lose(str(error))
             raise
 
-    def _lose(self, reason: str) -> None:
-        self._term.end()
-        self.reason = self.reason or reason
-        self.lost.set()
 
-
-class Lock:
+class Lock(HeldLock[Lease]):
     """A name that one client at a time can hold; see ``Client.lock``, which makes it. It cannot be taken twice.
 
     Attributes:
@@ -178,23 +126,8 @@ class Lock:
     """
 
     def __init__(self, caller: Caller, name: str, *, ttl: float, wait: float | None) -> None:
-        check_key(name)
-        self.name = name
-        self.ttl = ttl
-        self.token = 0
+        super().__init__(name, ttl=ttl, wait=wait)
         self._caller = caller
-        self._wait = wait
-        self._lease: Lease | None = None
-
-    @property
-    def lease(self) -> Lease | None:
-        """What it hangs on while it is held: ``lock.lease.lost`` tells as soon as it may be gone."""
-        return self._lease
-
-    @property
-    def held(self) -> bool:
-        """Whether it certainly is held: less than ttl ago, a keep-alive was sent that has been answered."""
-        return self._lease is not None and self.token > 0 and self._lease.held
 
     def acquire(self) -> int:
         """Take it; returns the fencing token.
@@ -204,9 +137,7 @@ class Lock:
             LeaseLost: its lease was lost before it was taken, and there is no time for another one.
             ClientError: it could not be asked for.
         """
-        if self._lease is not None:
-            raise BadRequest(f"lock {self.name!r}: it is held already, and cannot be taken twice")
-        end = math.inf if self._wait is None else clock() + self._wait
+        end = self._begin()
         while True:
             lease = grant(self._caller, self.ttl)
             try:
@@ -217,11 +148,7 @@ class Lock:
             if token:
                 self._lease, self.token = lease, token
                 return token
-            lease.close()
-            if clock() >= end:
-                raise LeaseLost(
-                    f"lock {self.name!r}: its lease was lost before it was taken: {lease.reason or OVER}"
-                )
+            self._again(lease, end)
 
     def release(self) -> None:
         """Give it back.
@@ -230,23 +157,14 @@ class Lock:
             LeaseLost: it was not held to the end.
             ClientError: it could not be given back; it is free once its time is over.
         """
-        self._leave(None)
+        self._let_go().leave(None)
 
     def __enter__(self) -> Self:
         self.acquire()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._leave(error)
-
-    def __repr__(self) -> str:
-        return f"<Lock {self.name!r}: {f'held with token {self.token}' if self.held else 'not held'}>"
-
-    def _leave(self, error: BaseException | None) -> None:
-        lease, self._lease, self.token = self._lease, None, 0
-        if lease is None:
-            raise BadRequest(f"lock {self.name!r}: it is not held")
-        lease.leave(error)
+        self._let_go().leave(error)
 
     def _take(self, lease: Lease, end: float) -> int:
         """The token; 0 if the lease was lost before there was one."""
@@ -272,9 +190,7 @@ class Lock:
         """Wait until the key is deleted after revision ``since``; False if the lease is lost before."""
         start = since + 1
         while not lease.lost.is_set():
-            left = end - clock()
-            if left <= 0:
-                raise LockHeld(f"lock {self.name!r}: somebody else has held it for {self._wait:g} s")
+            left = self._left(end)
             try:
                 events, start = self._caller.do(reads.poll(self.name, start, left), timeout=POLL_S)
             except HistoryTrimmed:

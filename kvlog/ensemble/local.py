@@ -54,6 +54,11 @@ class LocalServer:
         """Whether its process is there, which it also is while paused."""
         return self._child is not None and self._child.running
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its process; None while it is down."""
+        return self._child.pid if self._child is not None and self._child.running else None
+
     def mode(self) -> str | None:
         """Its mode: "leader", "follower" or "standalone"; None while it is down, paused or without quorum."""
         try:

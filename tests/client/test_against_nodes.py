@@ -312,11 +312,11 @@ def test_without_nodes_a_call_says_so_in_time(
 
 @pytest.fixture
 def standing_still(nodes: list[ClusterNode]) -> Iterator[ClusterNode]:
-    """A follower whose applying stands still for four seconds with each entry."""
+    """A follower whose applying stands still from the next entry on; it is killed afterwards."""
     follower = nodes[1]
-    arm(follower, "before_apply:sleep:4000")
+    arm(follower, "before_apply:sleep:60000")
     yield follower
-    arm(follower, "")
+    follower.kill()
 
 
 def test_a_client_reads_its_own_writes_through_a_replica_that_lags(
@@ -334,7 +334,7 @@ def test_a_client_reads_its_own_writes_through_a_replica_that_lags(
         lambda client, _: next(client.history(name)).item.text,
         lambda client, written: next(client.diff(written - 1)).after.text,
     ):
-        client = make_client(standing_still.address, nodes[2].address, timeout=2.0)
+        client = make_client(standing_still.address, nodes[2].address, timeout=1.0)
         written = client.put(name, "v", ack="log").revision
         assert ask(client, written) in ("v", 1)
 
@@ -508,12 +508,12 @@ def test_a_lease_that_expires_is_lost(client: Any, name: str):
 
 
 def test_a_lock_has_one_holder_and_rising_tokens(make_client: MakeClient, nodes: list[ClusterNode], name: str):
-    """Six clients, five times each: nobody comes in while somebody holds it."""
+    """Four clients, three times each: nobody comes in while somebody holds it."""
     holding, tokens, together = threading.Lock(), [], []
 
     def work(number: int) -> None:
         client = make_client(*(node.address for node in nodes[number % 3 :] + nodes[: number % 3]))
-        for _ in range(5):
+        for _ in range(3):
             with client.lock(f"{name}lock", ttl=5, wait=60) as lock:
                 together.append(holding.acquire(blocking=False))
                 tokens.append(lock.token)
@@ -521,12 +521,12 @@ def test_a_lock_has_one_holder_and_rising_tokens(make_client: MakeClient, nodes:
                 time.sleep(0.01)
                 holding.release()
 
-    with ThreadPoolExecutor(6) as pool:
-        for each in [pool.submit(work, number) for number in range(6)]:
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(work, number) for number in range(4)]:
             each.result(60)
 
     assert all(together)
-    assert len(tokens) == 30
+    assert len(tokens) == 12
     assert tokens == sorted(set(tokens))
 
 

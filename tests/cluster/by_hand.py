@@ -68,20 +68,23 @@ def others(cluster: Cluster, node: ClusterNode) -> list[ClusterNode]:
     return [other for other in cluster.nodes if other is not node]
 
 
-def fill_segment(cluster: Cluster, node: ClusterNode) -> None:
-    """Bring the log to its second segment: entries made by hand, as the leader makes them, and then its own."""
+def fill_segment(cluster: Cluster, node: ClusterNode, *, left: int = 0) -> None:
+    """Bring the log to its second segment: entries made by hand, as the leader makes them, and then its own.
+
+    ``left``: how many entries short of that it stays; then all are made by hand.
+    """
     layout, last = Layout(cluster.root), Peek(cluster.hosts, cluster.root).last_entries(1)[0].item
     with zookeeper(cluster.hosts) as client:
-        while last.index < SEGMENT_ENTRIES - BY_WRITING:
+        while last.index < SEGMENT_ENTRIES - (left or BY_WRITING):
             transaction = client.transaction()
-            for _ in range(min(AT_ONCE, SEGMENT_ENTRIES - BY_WRITING - last.index)):
+            for _ in range(min(AT_ONCE, SEGMENT_ENTRIES - (left or BY_WRITING) - last.index)):
                 last = decode_entry(last.index + 1, _after(last))
                 transaction.create(layout.entry_prefix(0), last.data, sequence=True)
             results = transaction.commit()
             assert results[-1] == layout.entry(last.index), results[-1]
     assert wait_until(lambda: node.status()["applied_index"] == last.index, HALT_S), cluster.describe()
     index = last.index
-    while index < SEGMENT_ENTRIES:
+    while not left and index < SEGMENT_ENTRIES:
         answer = node.update("filler", "written", ack="log")
         assert answer.status == 200, answer
         index = answer.body["index"]

@@ -1,13 +1,39 @@
 """Real node processes on a real ensemble."""
 
+from __future__ import annotations
+
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from kvlog.cluster import Cluster
+from kvlog.cluster import Cluster, ClusterNode
 from kvlog.ensemble import LocalEnsemble
+from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
+
+WELL_S = 10.0
+
+STANDING: dict[str, Any] = {"session_timeout_s": 6, "flags": ("--retain", "1000000")}
+"""Sessions that end soon after a node has been stopped; and a log that is kept whole, to be compared with."""
+
+
+def new_cluster(keeper: ProcessKeeper, ensemble: LocalEnsemble, size: int = 3, **settings: Any) -> Cluster:
+    """A cluster that is not started yet, below a root of its own."""
+    name = uuid.uuid4().hex[:8]
+    directory = keeper.directory / f"cluster-{name}"
+    return Cluster(
+        keeper, ensemble.hosts, ports=free_ports(size), root=f"/test-{name}", directory=directory, **settings
+    )
+
+
+def end(cluster: Cluster) -> None:
+    """Kill all nodes, whatever state they are in."""
+    for node in cluster.running:
+        node.resume()
+        node.kill()
 
 
 @pytest.fixture
@@ -15,27 +41,97 @@ def make_cluster(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cal
     """Makes clusters that are not started yet, each below a root of its own."""
     made: list[Cluster] = []
 
-    def make(size: int = 3, **settings: object) -> Cluster:
-        ports = free_ports(size)
-        directory = keeper.directory / f"cluster-{uuid.uuid4().hex[:8]}"
-        root = f"/test-{uuid.uuid4().hex[:8]}"
-        cluster = Cluster(keeper, ensemble.hosts, ports=ports, root=root, directory=directory, **settings)
-        made.append(cluster)
-        return cluster
+    def make(size: int = 3, **settings: Any) -> Cluster:
+        made.append(new_cluster(keeper, ensemble, size, **settings))
+        return made[-1]
 
     yield make
     for cluster in made:
-        for node in cluster.running:
-            node.resume()
-            node.kill()
+        end(cluster)
 
 
 @pytest.fixture
 def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
-    """Three nodes that are up and agree on a leader."""
+    """Three nodes that are up and agree on a leader, and an empty log: for one test."""
     cluster = make_cluster()
     cluster.start()
     return cluster
+
+
+class Stand:
+    """A cluster that is handed from test to test; another one takes its place if it cannot be put right."""
+
+    def __init__(self, make: Callable[[], Cluster]) -> None:
+        self.clusters: list[Cluster] = []
+        self._make = make
+
+    def well(self) -> Cluster:
+        """Three nodes that are up, whole, and agree."""
+        with suppress(IndexError, Unavailable, AssertionError):
+            return self._put_right(self.clusters[-1])
+        for cluster in self.clusters:
+            end(cluster)
+        self.clusters.append(self._make())
+        self.clusters[-1].start()
+        return self.clusters[-1]
+
+    @staticmethod
+    def _put_right(cluster: Cluster) -> Cluster:
+        for node in cluster.nodes:
+            if node.running:
+                node.resume()
+            else:
+                node.start(wait=False)
+        cluster.wait_until_settled(WELL_S)
+        for node in cluster.nodes:
+            assert node.request("PUT", "/v1/failpoints", body=b"").status == 200
+            if node.status()["stale"]:
+                assert node.catch_up().status == 200
+        cluster.wait_for_agreement(WELL_S)
+        return cluster
+
+
+@pytest.fixture(scope="session")
+def stand(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Stand]:
+    """What the standing cluster stands on."""
+    stand = Stand(lambda: new_cluster(keeper, ensemble, **STANDING))
+    yield stand
+    for cluster in stand.clusters:
+        end(cluster)
+
+
+@pytest.fixture
+def standing(stand: Stand) -> Cluster:
+    """Three nodes that are up, whole, and agree. Other tests have written to them, and will.
+
+    A test may stop, kill and pause them, arm failpoints and leave stores stale. What it may not do to them is what
+    others would see: skip entries, leave leases behind, or strangers in the log.
+    """
+    return stand.well()
+
+
+@pytest.fixture
+def nodes(standing: Cluster) -> list[ClusterNode]:
+    """The nodes of the standing cluster."""
+    return standing.nodes
+
+
+@pytest.fixture
+def leader(standing: Cluster) -> ClusterNode:
+    """The leader of the standing cluster."""
+    return standing.wait_until_settled()
+
+
+@pytest.fixture
+def follower(standing: Cluster, leader: ClusterNode) -> ClusterNode:
+    """Another one of its nodes."""
+    return next(node for node in standing.nodes if node is not leader)
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that no other test has."""
+    return f"key-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
@@ -46,5 +142,5 @@ def fragile_ensemble(ensemble: LocalEnsemble) -> Iterator[LocalEnsemble]:
         if server.running:
             server.resume()
         else:
-            server.start()
+            server.start(wait=False)
     assert wait_until(lambda: all(server.mode() for server in ensemble.servers), 20)

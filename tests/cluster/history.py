@@ -24,6 +24,10 @@ ONCE_S = 30.0
 """How long a write under an id may be tried again until it is committed."""
 
 
+PAUSE_S = 0.01
+"""Between two writes of one writer: without it, several of them leave no processor to the nodes that come up."""
+
+
 @dataclass(frozen=True)
 class Noted:
     """One write and what was answered; ``outcome`` is committed, refused, unknown or silence.
@@ -43,11 +47,12 @@ class Noted:
 
 
 class History:
-    """What several writers saw."""
+    """What several writers saw. The log from before it began is not its business."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.noted: list[Noted] = []
+        self._begin = applied_index(cluster)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._name = uuid.uuid4().hex[:6]  # several histories may share a log
@@ -125,15 +130,15 @@ class History:
 
         What is trimmed can not be compared; it must not be there again.
         """
-        log = read_log(self.cluster)
+        log = read_log(self.cluster, self._begin)
         first_revision = log[0].entry.first_revision
         check_effects(log)
         found: dict[str, list[tuple[int, int]]] = {}
         for item in log:
             for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
                 for effect in request.effects:
-                    assert isinstance(effect, Put)
-                    found.setdefault(effect.value, []).append((revision, item.index))
+                    if isinstance(effect, Put):
+                        found.setdefault(effect.value, []).append((revision, item.index))
         for noted in self.noted:
             places = found.get(noted.value, [])
             revisions = [revision for revision, _ in places]
@@ -146,10 +151,7 @@ class History:
                 assert revisions == [], f"{noted}: {places}"
             else:
                 assert len(revisions) <= 1, f"{noted}: {places}"
-        committed = [noted for noted in self.noted if noted.outcome == "committed"]
-        for noted in committed:
-            for later in committed:
-                assert noted.answered_at >= later.invoked_at or noted.revision < later.revision
+        check_order([noted for noted in self.noted if noted.outcome == "committed"])
         return log
 
 
@@ -180,15 +182,13 @@ class Writers:
         ]
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            noted = self._history.write(random.choice(self._nodes), timeout_s=self._timeout_s)
-            if noted.outcome == "silence":
-                self._stopped.wait(0.02)  # nobody there: do not spin
+        while not self._stopped.wait(PAUSE_S):
+            self._history.write(random.choice(self._nodes), timeout_s=self._timeout_s)
 
     def _run_once(self, first: int) -> None:
         nodes = self._nodes[first:] + self._nodes[:first]
         try:
-            while not self._stopped.is_set():
+            while not self._stopped.wait(PAUSE_S):
                 self._history.write_once(nodes, timeout_s=self._timeout_s)
         except Exception as error:  # noqa: BLE001 - told to whoever waits for the writers
             self._failed.append(error)
@@ -207,6 +207,16 @@ class Writers:
             raise self._failed[0]
 
 
+def check_order(committed: Sequence[Noted]) -> None:
+    """What was answered before another write was asked for has a lower revision than that."""
+    answered = sorted(committed, key=lambda noted: noted.answered_at)
+    highest, known = 0, 0
+    for later in sorted(committed, key=lambda noted: noted.invoked_at):
+        while known < len(answered) and answered[known].answered_at < later.invoked_at:
+            highest, known = max(highest, answered[known].revision), known + 1
+        assert highest < later.revision, f"{later}, after revision {highest} was answered"
+
+
 def check_effects(log: Sequence[LogEntry]) -> None:
     """Each id is in the log once, and the versions of each key count its writes without a gap."""
     requests = [request for item in log for request in item.entry.requests]
@@ -214,26 +224,39 @@ def check_effects(log: Sequence[LogEntry]) -> None:
     assert [name for name, count in ids.items() if count > 1] == []
     versions: dict[str, int] = {}
     for effect in (effect for request in requests for effect in request.effects):
-        assert isinstance(effect, Put)
         before = versions.get(effect.key)
-        if before is not None or log[0].index == 0:  # else its earlier writes may be trimmed
-            assert effect.version == (before or 0) + 1, f"{effect} after version {before}"
-        versions[effect.key] = effect.version
+        if isinstance(effect, Put):
+            if before is not None or log[0].index == 0:  # else its earlier writes are not in here
+                assert effect.version == (before or 0) + 1, f"{effect} after version {before}"
+            versions[effect.key] = effect.version
+        else:
+            assert before != 0, f"{effect}, which was not there"
+            versions[effect.key] = 0
 
 
-def read_log(cluster: Cluster) -> list[LogEntry]:
-    """All entries from where the log begins, straight from ZooKeeper; checks their names, places and chain."""
+def applied_index(cluster: Cluster) -> int:
+    """An entry that is in the log already, if any node is up that could tell: the last one that it has applied."""
+    return max(0, cluster.running[0].status()["applied_index"]) if cluster.running else 0
+
+
+def read_log(cluster: Cluster, first: int = 0) -> list[LogEntry]:
+    """The entries from ``first``, or from where the log begins, straight from ZooKeeper.
+
+    Their names, places and chain are checked.
+    """
     client = KazooClient(cluster.hosts, timeout=LOG_S)
     client.start(timeout=LOG_S)
     try:
         entries: list[LogEntry] = []
         segments = sorted(client.get_children(f"{cluster.root}/log"))
-        begin = 1000 * int(segments[0])
-        for segment in segments:
+        begin = max(first, 1000 * int(segments[0]))
+        for segment in (segment for segment in segments if int(segment) >= begin // 1000):
             names = sorted(client.get_children(f"{cluster.root}/log/{segment}"))
             assert len(names) <= 1_000
-            for name in names:
-                data, stat = client.get(f"{cluster.root}/log/{segment}/{name}")
+            names = [name for name in names if name >= f"entry-{begin % 1000:010d}" or entries]
+            reads = [client.get_async(f"{cluster.root}/log/{segment}/{name}") for name in names]
+            for name, read in zip(names, reads, strict=True):
+                data, stat = read.get(timeout=LOG_S)
                 index = begin + len(entries)
                 assert (segment, name) == (f"{index // 1000:010d}", f"entry-{index % 1000:010d}")
                 assert stat.ephemeralOwner == 0

@@ -11,12 +11,12 @@ from kvlog.processes import wait_until
 from .test_disasters import kvlog
 
 
-def test_requests_are_looked_up_and_settled(cluster: Cluster):
+def test_requests_are_looked_up_and_settled(standing: Cluster):
     """A committed one, and one that never came: from then on it never can."""
-    node = cluster.nodes[0]
+    node = standing.nodes[0]
     body = json.dumps({"key": "k", "value": "v"}).encode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": "order-1"}
-    answer = cluster.pool.request("POST", f"http://{node.address}/update", body=body, headers=headers)
+    answer = standing.pool.request("POST", f"http://{node.address}/update", body=body, headers=headers)
     assert answer.status == 200
     committed = kvlog("request", "order-1", "--node", node.address).stdout.split()
     settled = kvlog("request", "order-2", "--settle", "--node", node.address).stdout.split()
@@ -25,10 +25,10 @@ def test_requests_are_looked_up_and_settled(cluster: Cluster):
     assert settled[settled.index("outcome") + 1] == "cancelled"
 
 
-def test_a_replica_that_is_gone_is_removed(cluster: Cluster):
+def test_a_replica_that_is_gone_is_removed(standing: Cluster):
     """Until then it is shown as silent, because the cluster counts on it."""
-    leader = cluster.wait_until_settled()
-    gone = next(node for node in cluster.nodes if node is not leader)
+    leader = standing.wait_until_settled()
+    gone = next(node for node in standing.nodes if node is not leader)
 
     def known() -> bool:
         return gone.address in {replica["node"] for replica in leader.status()["replicas"]}

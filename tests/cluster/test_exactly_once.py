@@ -5,43 +5,24 @@ from __future__ import annotations
 import itertools
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
 from kvlog.cluster import Answer, Cluster, ClusterNode
-from kvlog.ensemble import LocalEnsemble
-from kvlog.processes import ProcessKeeper, free_ports, wait_until
+from kvlog.core.entry import Put, Request
+from kvlog.processes import wait_until
 
-from .history import History, Noted, Writers, read_log
+from .by_hand import fill_segment
+from .history import History, Noted, Writers, applied_index, read_log
 
 WAIT_S = 30.0
 THREADS = 6
 
 ON_LEADER = ("before_append", "after_append", "before_apply", "after_apply", "mid_push")
 ON_FOLLOWER = ("before_apply", "after_apply")
-
-
-@pytest.fixture(scope="module")
-def standing(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]:
-    """Three nodes for all tests of this file that do not need other flags; a test may kill them."""
-    directory = keeper.directory / f"exactly-once-{uuid.uuid4().hex[:8]}"
-    cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), root="/exactly-once", directory=directory)
-    yield cluster
-    for node in cluster.running:
-        node.kill()
-
-
-@pytest.fixture
-def nodes(standing: Cluster) -> list[ClusterNode]:
-    """The nodes of the standing cluster, all of them up."""
-    for node in standing.nodes:
-        if not node.running:
-            node.start(wait=False)
-    standing.wait_until_settled()
-    return standing.nodes
 
 
 @pytest.fixture
@@ -70,10 +51,19 @@ def same_everywhere(cluster: Cluster, request_id: str) -> dict:
     return found[0].body
 
 
-def values_in(cluster: Cluster) -> list[str]:
+def puts_in(cluster: Cluster, since: int = 0) -> list[tuple[Request, Put]]:
+    """What the log has put from an index on, each with the request that did."""
     return [
-        effect.value for item in read_log(cluster) for request in item.entry.requests for effect in request.effects
+        (request, effect)
+        for item in read_log(cluster, since)
+        for request in item.entry.requests
+        for effect in request.effects
+        if isinstance(effect, Put)
     ]
+
+
+def values_in(cluster: Cluster, since: int) -> list[str]:
+    return [put.value for _, put in puts_in(cluster, since)]
 
 
 # --- whoever is killed ----------------------------------------------------------------------------------------
@@ -153,7 +143,7 @@ def test_a_forwarded_write_without_an_id_is_not_left_unknown(standing: Cluster, 
 
 def test_twenty_requests_with_one_key_have_one_effect(standing: Cluster, nodes: list[ClusterNode], name: str):
     """Three nodes are asked at once: all answers are the same, and all but one are marked as repetitions."""
-    together = Barrier(20)
+    together, begin = Barrier(20), applied_index(standing)
 
     def write(number: int, request_id: str) -> Answer:
         together.wait(WAIT_S)
@@ -171,12 +161,7 @@ def test_twenty_requests_with_one_key_have_one_effect(standing: Cluster, nodes: 
             assert all(body == bodies[0] for body in bodies)
             replayed = [answer.headers.get("idempotent-replayed") for answer in answers]
             assert sorted(replayed, key=str) == [None] + ["true"] * 19
-    puts = [
-        (request.id, request.effects[0].version)
-        for item in read_log(standing)
-        for request in item.entry.requests
-        if request.effects and request.effects[0].key == f"many-{name}"
-    ]
+    puts = [(request.id, put.version) for request, put in puts_in(standing, begin) if put.key == f"many-{name}"]
     assert puts == [(f"{name}-{turn}", turn + 1) for turn in range(5)]
 
 
@@ -242,6 +227,7 @@ def test_an_id_is_forgotten_everywhere_at_the_same_revision(make_cluster: Callab
 
 def test_a_cancelled_request_is_refused_for_good(standing: Cluster, nodes: list[ClusterNode], name: str):
     """DELETE of an id that nobody has used: the write that comes later is 409 on every node; so it stays."""
+    begin = applied_index(standing)
     cancelled = nodes[1].settle(name)
 
     for node in nodes:
@@ -251,7 +237,7 @@ def test_a_cancelled_request_is_refused_for_good(standing: Cluster, nodes: list[
         assert node.read("cancelled").body["value"] != name
     assert outcome_of(cancelled)[:2] == (200, "cancelled")
     assert same_everywhere(standing, name)["outcome"] == "cancelled"
-    assert name not in values_in(standing)
+    assert name not in values_in(standing, begin)
 
 
 def test_settling_a_committed_request_says_where_it_is(standing: Cluster, nodes: list[ClusterNode], name: str):
@@ -275,7 +261,7 @@ def test_a_write_and_its_cancellation_at_once_have_one_outcome(
     standing: Cluster, nodes: list[ClusterNode], name: str
 ):
     """Thirty times, on two nodes: both say committed, or both say cancelled, and the log bears them out."""
-    together = Barrier(2)
+    together, begin = Barrier(2), applied_index(standing)
 
     def at_once(act: Callable[[], Answer]) -> Answer:
         together.wait(WAIT_S)
@@ -302,7 +288,7 @@ def test_a_write_and_its_cancellation_at_once_have_one_outcome(
     for node in nodes:
         for each in ids:
             assert node.remembered(each).body == found[each]
-    values = values_in(standing)
+    values = values_in(standing, begin)
     for each in ids:
         assert values.count(each) == (1 if found[each]["outcome"] == "committed" else 0)
 
@@ -329,6 +315,7 @@ def test_settling_while_the_leader_dies_has_one_outcome(standing: Cluster, nodes
     """after_append:kill takes the write's answer along: settling says committed, on every node, for good."""
     leader = standing.wait_for_leader()
     follower = next(node for node in nodes if node is not leader)
+    begin = applied_index(standing)
     arm(leader, "after_append:kill@1")
 
     with ThreadPoolExecutor(1) as pool:
@@ -341,7 +328,7 @@ def test_settling_while_the_leader_dies_has_one_outcome(standing: Cluster, nodes
     assert outcome_of(settled)[:2] == (200, "committed")
     assert outcome_of(written) == outcome_of(settled)
     assert same_everywhere(standing, name) == settled.body
-    assert values_in(standing).count(name) == 1
+    assert values_in(standing, begin).count(name) == 1
 
 
 # --- asking ---------------------------------------------------------------------------------------------------
@@ -389,12 +376,6 @@ def test_a_stale_node_does_not_know_what_it_has_missed(standing: Cluster, nodes:
 # --- a trimmed log --------------------------------------------------------------------------------------------
 
 
-def fill_a_segment(node: ClusterNode) -> None:
-    """Entries up to shortly before the first segment's end, one for each write."""
-    while node.update("filler", "x", ack="log").body["index"] < 980:
-        pass
-
-
 def counted(history: History, key: str) -> list[Noted]:
     """Write a key ten times under ids, through all nodes."""
     noted = [history.write_once(history.cluster.running, key=key) for _ in range(10)]
@@ -407,13 +388,7 @@ def first_index(cluster: Cluster) -> int:
 
 
 def version_of(cluster: Cluster, key: str) -> int:
-    return max(
-        effect.version
-        for item in read_log(cluster)
-        for request in item.entry.requests
-        for effect in request.effects
-        if effect.key == key
-    )
+    return max(put.version for _, put in puts_in(cluster) if put.key == key)
 
 
 def test_trimming_and_installing_double_no_write(make_cluster: Callable[..., Cluster]):
@@ -424,7 +399,7 @@ def test_trimming_and_installing_double_no_write(make_cluster: Callable[..., Clu
     history = History(cluster)
     counted(history, "counted")
     behind.terminate()
-    fill_a_segment(leader)
+    fill_segment(cluster, leader, left=20)
     arm(leader, "before_trim:kill")
 
     with Writers(history, [node for node in cluster.nodes if node is not behind], threads=0, once=2):

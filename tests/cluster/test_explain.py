@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.ensemble import LocalEnsemble
-from kvlog.processes import ProcessKeeper, free_ports, wait_until
+from kvlog.processes import wait_until
 
 PAUSE_MS = 2_000
-
-
-@pytest.fixture(scope="module")
-def standing(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]:
-    """Three nodes for all tests of this file."""
-    directory = keeper.directory / f"explain-{uuid.uuid4().hex[:8]}"
-    cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), root="/explain", directory=directory)
-    yield cluster
-    for node in cluster.running:
-        node.kill()
-
-
-@pytest.fixture
-def leader(standing: Cluster) -> ClusterNode:
-    """The leader of the standing cluster, all of whose nodes are up."""
-    for node in standing.nodes:
-        if not node.running:
-            node.start(wait=False)
-    return standing.wait_until_settled()
-
-
-@pytest.fixture
-def follower(standing: Cluster, leader: ClusterNode) -> ClusterNode:
-    return next(node for node in standing.nodes if node is not leader)
-
-
-@pytest.fixture
-def key() -> str:
-    return f"key-{uuid.uuid4().hex[:8]}"
 
 
 def explain(node: ClusterNode, key: str) -> dict[str, Any]:

@@ -8,14 +8,25 @@ from collections.abc import Callable
 
 import pytest
 
-from kvlog.cluster import Cluster, ClusterNode
+from kvlog.cluster import Answer, Cluster, ClusterNode
+from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
-from kvlog.processes import wait_until
+from kvlog.processes import ProcessKeeper, wait_until
 
+from .conftest import new_cluster
 from .history import History
 
 PLACES = ("before_append", "after_append", "before_apply", "after_apply", "mid_push")
 WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hung(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> tuple[ClusterNode, Answer]:
+    """A node alone that decides no more, and what it answered to a write; what comes of it takes ten seconds."""
+    (node,) = new_cluster(keeper, ensemble, 1).nodes
+    node.start()
+    arm(node, "before_append:sleep:30000@1")
+    return node, node.update("key", "value", timeout_s=1)
 
 
 def arm(node: ClusterNode, spec: str) -> None:
@@ -44,22 +55,22 @@ def goes_on(history: History, cluster: Cluster, victim: ClusterNode) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_leader_killed_at_a_failpoint_loses_nothing(cluster: Cluster, place: str):
+def test_a_leader_killed_at_a_failpoint_loses_nothing(standing: Cluster, place: str):
     """kill@2: kill -9 of both processes; a write that was under way is in the log once or never."""
-    history = History(cluster)
-    leader = cluster.wait_until_settled()
-    follower = next(node for node in cluster.nodes if node is not leader)
+    history = History(standing)
+    leader = standing.wait_until_settled()
+    follower = next(node for node in standing.nodes if node is not leader)
     arm(leader, f"{place}:kill@2")
 
     assert write_until_it_ends(history, follower, leader) == -signal.SIGKILL
     assert not leader.answers
-    goes_on(history, cluster, leader)
+    goes_on(history, standing, leader)
 
 
-def test_an_entry_confirmed_but_not_acted_on_is_not_lost(cluster: Cluster):
+def test_an_entry_confirmed_but_not_acted_on_is_not_lost(standing: Cluster):
     """after_append: the leader dies before it acts; its entry is in the log, and all replicas come to have it."""
-    leader = cluster.wait_until_settled()
-    follower = next(node for node in cluster.nodes if node is not leader)
+    leader = standing.wait_until_settled()
+    follower = next(node for node in standing.nodes if node is not leader)
     arm(leader, "after_append:kill@1")
     tail = leader.status()["tail_index"]
 
@@ -70,44 +81,39 @@ def test_an_entry_confirmed_but_not_acted_on_is_not_lost(cluster: Cluster):
 
     assert answer is None
     assert leader.child.wait(WAIT_S) == -signal.SIGKILL
-    cluster.wait_for_leader()
-    cluster.wait_for_agreement()
+    standing.wait_for_leader()
+    standing.wait_for_agreement()
     assert follower.read("key").body["value"] == "written"
     assert follower.status()["tail_index"] == tail + 2  # the entry, and the successor's barrier
 
 
-def test_a_bug_anywhere_ends_the_node(cluster: Cluster):
+def test_a_bug_anywhere_ends_the_node(standing: Cluster):
     """raise: an exception that nobody expects, at each place in turn, on whichever thread: exit code 70."""
-    history = History(cluster)
+    history = History(standing)
     for place in PLACES:
-        leader = cluster.wait_until_settled()
-        follower = next(node for node in cluster.nodes if node is not leader)
+        leader = standing.wait_until_settled()
+        follower = next(node for node in standing.nodes if node is not leader)
         arm(leader, f"{place}:raise@2")
 
-        assert write_until_it_ends(history, follower, leader) == 70, cluster.describe()
+        assert write_until_it_ends(history, follower, leader) == 70, standing.describe()
         assert f"server.py: failpoint {place}: an exception was asked for" in leader.log.read_text()
-        goes_on(history, cluster, leader)
+        goes_on(history, standing, leader)
 
 
 @pytest.mark.parametrize(("action", "code"), [("kill", -signal.SIGKILL), ("raise", 70), ("sleep:500", 0)])
-def test_a_node_may_fail_right_after_it_has_handed_over(cluster: Cluster, action: str, code: int):
+def test_a_node_may_fail_right_after_it_has_handed_over(standing: Cluster, action: str, code: int):
     """after_handover: the leadership is with another node already, however this one ends."""
-    history = History(cluster)
-    leader = cluster.wait_until_settled()
+    history = History(standing)
+    leader = standing.wait_until_settled()
     arm(leader, f"after_handover:{action}")
 
     assert leader.terminate() == code
-    goes_on(history, cluster, leader)
+    goes_on(history, standing, leader)
 
 
-def test_a_node_that_does_not_decide_any_more_ends(make_cluster: Callable[..., Cluster]):
+def test_a_node_that_does_not_decide_any_more_ends(hung: tuple[ClusterNode, Answer]):
     """A deciding thread that hangs for 30 s: exit code 6 after 10 s, the stacks and the reason in the log."""
-    cluster = make_cluster(1)
-    (node,) = cluster.nodes
-    node.start()
-    arm(node, "before_append:sleep:30000@1")
-
-    answer = node.update("key", "value", timeout_s=1)
+    node, answer = hung
 
     assert answer.status == 504
     assert node.child.wait(WAIT_S) == 6

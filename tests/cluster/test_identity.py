@@ -144,21 +144,21 @@ def test_a_root_without_a_log_is_refused_by_a_store_that_has_one(lone: Cluster):
     works_again_with(lone, node)
 
 
-def test_the_zookeeper_of_another_cluster_is_refused(lone: Cluster, cluster: Cluster):
+def test_the_zookeeper_of_another_cluster_is_refused(lone: Cluster, standing: Cluster):
     """The same root there holds another log: it is named, and both stay as they are."""
     node, digest = lone.nodes[0], lone.nodes[0].status()["digest"]
-    theirs = cluster.wait_for_agreement()
+    theirs = standing.wait_for_agreement()
     node.terminate()
     before = contents([node])
-    node.start(wait=False, flags=("--zk", cluster.hosts, "--root", cluster.root))
+    node.start(wait=False, flags=("--zk", standing.hosts, "--root", standing.root))
     said = last_words(node)
 
     assert f"this store belongs to cluster {lone.nodes[1].status()['cluster_id']}" in said
-    assert f"ZooKeeper holds cluster {cluster.nodes[0].status()['cluster_id']}" in said
+    assert f"ZooKeeper holds cluster {standing.nodes[0].status()['cluster_id']}" in said
     assert f"mv {node.data_dir}/store {node.data_dir}/store.before" in said
     assert contents([node]) == before
     assert digests([node]) == [digest]
-    assert cluster.wait_for_agreement() == theirs
+    assert standing.wait_for_agreement() == theirs
     works_again_with(lone, node)
 
 

@@ -71,20 +71,20 @@ def test_a_leader_that_was_stopped_past_its_session_changes_nothing(make_cluster
     assert all(item.entry.epoch >= epoch_of_successor for item in log[barrier:])
 
 
-def test_a_push_of_a_former_leader_changes_nothing(cluster: Cluster):
+def test_a_push_of_a_former_leader_changes_nothing(standing: Cluster):
     """P, C2: what a replaced leader still pushes is answered with the newer epoch, and not applied."""
     import msgspec  # noqa: PLC0415
 
     from kvlog.core.entry import Entry, Leader, Put, Request, encode_entry, encode_request  # noqa: PLC0415
     from kvlog.core.values import PushAnswer, PushBody  # noqa: PLC0415
 
-    old = cluster.wait_until_settled()
+    old = standing.wait_until_settled()
     old_epoch = old.status()["epoch"]
     old.kill()
-    leader = cluster.wait_for_leader()
+    leader = standing.wait_for_leader()
     leader.update("key", "right")
-    cluster.wait_for_agreement()
-    follower = next(node for node in cluster.running if node is not leader)
+    standing.wait_for_agreement()
+    follower = next(node for node in standing.running if node is not leader)
     before = follower.status()
     late = Entry(
         format=1,
@@ -104,7 +104,7 @@ def test_a_push_of_a_former_leader_changes_nothing(cluster: Cluster):
         entries=(encode_entry(late, (request,)),),
     )
 
-    response = cluster.pool.request(
+    response = standing.pool.request(
         "POST", f"http://{follower.address}/propagate", body=msgspec.msgpack.encode(body), timeout=5
     )
     answer = msgspec.msgpack.decode(response.data, type=PushAnswer)
@@ -114,13 +114,13 @@ def test_a_push_of_a_former_leader_changes_nothing(cluster: Cluster):
     assert follower.status()["digest"] == before["digest"]
 
 
-def test_handing_over_fails_no_write(cluster: Cluster):
+def test_handing_over_fails_no_write(standing: Cluster):
     """SIGTERM to each leader in turn, under writes through the others: every write is committed."""
-    history = History(cluster)
+    history = History(standing)
 
     for _ in range(3):
-        leader = cluster.wait_until_settled()
-        others = [node for node in cluster.nodes if node is not leader]
+        leader = standing.wait_until_settled()
+        others = [node for node in standing.nodes if node is not leader]
         with Writers(history, others, threads=2, once=1):
             before = history.count("committed")
             assert wait_until(lambda before=before: history.count("committed") >= before + 20, 10)
@@ -128,23 +128,23 @@ def test_handing_over_fails_no_write(cluster: Cluster):
             before = history.count("committed")
             assert wait_until(lambda before=before: history.count("committed") >= before + 20, 10)
         leader.start()
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
     history.check()
 
     assert {noted.outcome for noted in history.noted} == {"committed"}
 
 
-def test_all_nodes_killed_at_once_come_back_with_everything(cluster: Cluster):
+def test_all_nodes_killed_at_once_come_back_with_everything(standing: Cluster):
     """F8: what was acknowledged is in the log, and every store finds its way to it."""
-    history = History(cluster)
-    for node in itertools.islice(itertools.cycle(cluster.nodes), 30):
+    history = History(standing)
+    for node in itertools.islice(itertools.cycle(standing.nodes), 30):
         assert history.write(node).outcome == "committed"
 
-    for node in cluster.nodes:
+    for node in standing.nodes:
         node.kill()
-    cluster.start()
-    for node in cluster.nodes:
+    standing.start()
+    for node in standing.nodes:
         assert history.write(node).outcome == "committed"
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
 
     history.check()

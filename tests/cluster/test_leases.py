@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from kvlog.cluster import Answer, Cluster, ClusterNode
 from kvlog.core.entry import Delete
-from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
-from kvlog.processes import ProcessKeeper, free_ports, wait_until
+from kvlog.processes import wait_until
 
-from .history import read_log
-
-
-@pytest.fixture(scope="module")
-def standing(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Cluster]:
-    """Three nodes for all tests of this file; one of them may be killed."""
-    directory = keeper.directory / f"leases-{uuid.uuid4().hex[:8]}"
-    cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), root="/leases", directory=directory)
-    yield cluster
-    for node in cluster.running:
-        node.kill()
+from .history import applied_index, read_log
 
 
-@pytest.fixture
-def nodes(standing: Cluster) -> list[ClusterNode]:
-    """The nodes of the standing cluster, all of them up."""
-    for node in standing.nodes:
-        if not node.running:
-            node.start(wait=False)
-    standing.wait_until_settled()
-    return standing.nodes
-
-
-@pytest.fixture
-def key() -> str:
-    return f"key-{uuid.uuid4().hex[:8]}"
+@pytest.fixture(autouse=True)
+def no_lease_is_left(standing: Cluster) -> Iterator[None]:
+    """The cluster is not for these tests alone: nothing ends in it later on."""
+    yield
+    standing.wait_for_agreement()
+    node = standing.running[0]
+    for lease in node.request("GET", "/v1/leases").body["leases"]:
+        assert node.request("DELETE", f"/v1/leases/{lease['lease']}").status in (200, 404)
 
 
 def post(node: ClusterNode, path: str, body: object = None) -> Answer:
@@ -70,7 +53,7 @@ def gone_everywhere(nodes: list[ClusterNode], key: str) -> Callable[[], bool]:
 
 def test_a_time_to_live_ends_with_a_delete_in_the_log(standing: Cluster, nodes: list[ClusterNode], key: str):
     """Not before it has passed; all replicas apply it as the same entry, and hold the same afterwards."""
-    began = time.monotonic()
+    began, begin = time.monotonic(), applied_index(standing)
     assert put(nodes[1], key, "ttl=1.5").status == 201
     assert all(there(node, key) for node in nodes)
 
@@ -80,7 +63,7 @@ def test_a_time_to_live_ends_with_a_delete_in_the_log(standing: Cluster, nodes: 
     standing.wait_for_agreement()
     deletes = [
         effect
-        for item in read_log(standing)
+        for item in read_log(standing, begin)
         for request in item.entry.requests
         for effect in request.effects
         if isinstance(effect, Delete) and effect.key == key

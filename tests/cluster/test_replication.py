@@ -11,25 +11,25 @@ from kvlog.processes import wait_until
 from .history import read_log
 
 
-def test_a_read_on_any_port_sees_an_acknowledged_write(cluster: Cluster):
+def test_a_read_on_any_port_sees_an_acknowledged_write(standing: Cluster):
     """P3: whoever is named as "applied" in the answer reads the value, whichever node took the write."""
-    leader = cluster.wait_until_settled()
+    leader = standing.wait_until_settled()
     seen = 0
 
     for number in range(60):
-        answer = cluster.nodes[number % 3].update("key", str(number)).body
+        answer = standing.nodes[number % 3].update("key", str(number)).body
         applied = [node_id for node_id, state in answer["replicas"].items() if state == "applied"]
         for address in (leader.address, *applied):
-            assert cluster.node(address).read("key").body["value"] == str(number)
+            assert standing.node(address).read("key").body["value"] == str(number)
         seen += len(applied)
 
     assert seen > 60, "the replicas hardly ever kept up"
 
 
-def test_a_write_through_a_follower_is_carried_out_by_the_leader(cluster: Cluster):
+def test_a_write_through_a_follower_is_carried_out_by_the_leader(standing: Cluster):
     """The follower forwards it, and hands the leader's answer on."""
-    leader = cluster.wait_until_settled()
-    follower = next(node for node in cluster.nodes if node is not leader)
+    leader = standing.wait_until_settled()
+    follower = next(node for node in standing.nodes if node is not leader)
 
     answer = follower.update("key", "value")
 
@@ -51,11 +51,11 @@ def test_the_log_is_what_every_node_has_applied(cluster: Cluster):
     assert (log[-1].index, log[-1].hash) == (status["applied_index"], status["log_hash"])
 
 
-def test_a_reads_age_stays_below_what_the_poll_allows(cluster: Cluster):
+def test_a_reads_age_stays_below_what_the_poll_allows(standing: Cluster):
     """C5: an idle node looks at the tail once a second, and its reads say so."""
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
 
-    for node in cluster.nodes:
+    for node in standing.nodes:
         assert wait_until(lambda node=node: int(node.read("key").headers["kvlog-staleness-ms"]) < 2_000, 5)
 
 

@@ -24,7 +24,7 @@ from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import InvalidInput
 from kvlog.processes import ProcessKeeper, free_ports
 
-EXAMPLES = 10
+EXAMPLES = 5
 """Requests that are drawn by lot for each operation, besides those that go through its description one by one."""
 
 READ_MS = 100

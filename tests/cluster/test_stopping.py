@@ -16,6 +16,9 @@ from kvlog.processes import ProcessKeeper, wait_until
 
 WAIT_S = 20.0
 
+MOMENTS_S = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.2)
+"""After how long it is told to stop; both signals come to the same handler, so one of them is enough for most."""
+
 
 def listens_to_sigterm(pid: int) -> bool:
     """Whether the process has a handler for SIGTERM, as the kernel tells (proc(5): SigCgt)."""
@@ -70,7 +73,7 @@ def test_a_node_told_to_stop_while_it_starts_ends_in_order(
     """Exit code 0 at any moment since it listens to signals, which is the first thing it does."""
     cluster = make_cluster(1)
     (node,) = cluster.nodes
-    for moment_s in (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.2):
+    for moment_s in MOMENTS_S if number == signal.SIGTERM else MOMENTS_S[::3]:
         node.start(wait=False)
         assert wait_until(lambda: listens_to_sigterm(node.child.pid), WAIT_S, every_s=0.001)
         time.sleep(moment_s)

@@ -29,9 +29,9 @@ def follower_of(cluster: Cluster, leader: ClusterNode) -> ClusterNode:
     return next(node for node in cluster.nodes if node is not leader)
 
 
-def test_idle_connections_keep_nobody_out(cluster: Cluster):
+def test_idle_connections_keep_nobody_out(standing: Cluster):
     """Clients that keep their connections, as most do, cost nobody an answer, the followers' writes included."""
-    leader = cluster.wait_until_settled()
+    leader = standing.wait_until_settled()
     request = f"GET /healthz HTTP/1.1\r\nHost: {leader.address}\r\n\r\n".encode()
 
     with ExitStack() as kept:
@@ -40,35 +40,35 @@ def test_idle_connections_keep_nobody_out(cluster: Cluster):
             connection.sendall(request)
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
-        assert follower_of(cluster, leader).update("key", "value").status == 200
+        assert follower_of(standing, leader).update("key", "value").status == 200
         assert leader.answers
 
 
 @pytest.mark.parametrize("path", ["members/stranger", "election/stranger_ab_0000000000", "log/stranger"])
-def test_a_foreign_znode_ends_nobody(cluster: Cluster, path: str):
+def test_a_foreign_znode_ends_nobody(standing: Cluster, path: str):
     """What kvlog did not make, it passes over."""
-    with zookeeper(cluster) as client:
-        client.create(f"{cluster.root}/{path}", b"")
-        leader = cluster.wait_until_settled()
+    with zookeeper(standing) as client:
+        client.create(f"{standing.root}/{path}", b"", ephemeral=True)
+        leader = standing.wait_until_settled()
         leader.kill()
-        survivor = cluster.wait_for_leader()
+        survivor = standing.wait_for_leader()
 
-    assert survivor.update("key", "value").status == 200
-    leader.start()
-    cluster.wait_for_agreement()
+        assert survivor.update("key", "value").status == 200
+        leader.start()
+        standing.wait_for_agreement()
 
 
-def test_znodes_removed_by_hand_come_back(cluster: Cluster):
+def test_znodes_removed_by_hand_come_back(standing: Cluster):
     """Membership and candidacy of a node that is up are made again, twice in a row if need be."""
-    with zookeeper(cluster) as client:
+    with zookeeper(standing) as client:
         for _ in range(2):
             for folder in ("members", "election"):
-                for name in client.get_children(f"{cluster.root}/{folder}"):
-                    client.delete(f"{cluster.root}/{folder}/{name}")
-        assert wait_until(lambda: len(client.get_children(f"{cluster.root}/members")) == 3, 15)
-        assert wait_until(lambda: len(client.get_children(f"{cluster.root}/election")) == 3, 15)
+                for name in client.get_children(f"{standing.root}/{folder}"):
+                    client.delete(f"{standing.root}/{folder}/{name}")
+        assert wait_until(lambda: len(client.get_children(f"{standing.root}/members")) == 3, 15)
+        assert wait_until(lambda: len(client.get_children(f"{standing.root}/election")) == 3, 15)
 
-    leader = cluster.wait_until_settled()
+    leader = standing.wait_until_settled()
     assert leader.update("key", "value").status == 200
 
 

@@ -150,10 +150,10 @@ def polled(node: ClusterNode) -> Iterator[str]:
         start = answer["next"]
 
 
-def test_a_watcher_of_a_paused_node_is_told_all_it_has_missed(cluster: Cluster):
+def test_a_watcher_of_a_paused_node_is_told_all_it_has_missed(standing: Cluster):
     """A node that is behind tells late, and leaves nothing out."""
-    leader = cluster.wait_until_settled()
-    behind = next(node for node in cluster.nodes if node is not leader)
+    leader = standing.wait_until_settled()
+    behind = next(node for node in standing.nodes if node is not leader)
     with EventStream(behind.port) as stream:
         assert stream.event() is not None
         behind.pause()
@@ -163,10 +163,10 @@ def test_a_watcher_of_a_paused_node_is_told_all_it_has_missed(cluster: Cluster):
         assert [stream.change().data["revision"] for _ in revisions] == revisions
 
 
-def test_a_watcher_is_told_within_moments_on_every_node(cluster: Cluster, capsys: pytest.CaptureFixture[str]):
+def test_a_watcher_is_told_within_moments_on_every_node(standing: Cluster, capsys: pytest.CaptureFixture[str]):
     """What one node has acknowledged, the watchers of all nodes hear of at once: it is pushed, not polled for."""
-    leader = cluster.wait_until_settled()
-    streams = [EventStream(node.port) for node in cluster.nodes]
+    leader = standing.wait_until_settled()
+    streams = [EventStream(node.port) for node in standing.nodes]
     for stream in streams:
         assert stream.event() is not None
     waits = []

@@ -9,34 +9,34 @@ from kvlog.processes import wait_until
 from .history import History, Writers
 
 
-def test_losing_one_server_loses_nothing(fragile_ensemble: LocalEnsemble, cluster: Cluster):
+def test_losing_one_server_loses_nothing(fragile_ensemble: LocalEnsemble, standing: Cluster):
     """F15: kill -9 of ZooKeeper's own leader, under writes."""
-    history = History(cluster)
+    history = History(standing)
     server = next(server for server in fragile_ensemble.servers if server.mode() == "leader")
 
-    with Writers(history, cluster.nodes):
+    with Writers(history, standing.nodes):
         assert wait_until(lambda: history.count("committed") >= 20, 10)
         server.kill()
         before = history.count("committed")
-        assert wait_until(lambda: history.count("committed") >= before + 20, 30), cluster.describe()
+        assert wait_until(lambda: history.count("committed") >= before + 20, 30), standing.describe()
         server.start()
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
 
     history.check()
 
 
-def test_losing_the_quorum_refuses_writes_and_keeps_reads(fragile_ensemble: LocalEnsemble, cluster: Cluster):
+def test_losing_the_quorum_refuses_writes_and_keeps_reads(fragile_ensemble: LocalEnsemble, standing: Cluster):
     """F16: each write is answered by its deadline, reads go on with their age, and all of it comes back."""
-    history = History(cluster)
-    node = cluster.nodes[0]
+    history = History(standing)
+    node = standing.nodes[0]
     assert node.update("key", "value").status == 200
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
 
     for server in fragile_ensemble.servers[:2]:
         server.pause()
     assert wait_until(lambda: node.request("GET", "/readyz").status == 503, 15)
     started_at = time.monotonic()
-    outcomes = {history.write(node, timeout_s=1).outcome for node in cluster.nodes}
+    outcomes = {history.write(node, timeout_s=1).outcome for node in standing.nodes}
     took = time.monotonic() - started_at
     read = node.read("key")
     for server in fragile_ensemble.servers[:2]:
@@ -46,17 +46,17 @@ def test_losing_the_quorum_refuses_writes_and_keeps_reads(fragile_ensemble: Loca
     assert took < 3 * (1 + 1.5)
     assert read.body["value"] == "value"
     assert int(read.headers["kvlog-staleness-ms"]) > 0
-    for node in cluster.nodes:
-        assert wait_until(lambda node=node: history.write(node).outcome == "committed", 30), cluster.describe()
-    cluster.wait_for_agreement()
+    for node in standing.nodes:
+        assert wait_until(lambda node=node: history.write(node).outcome == "committed", 30), standing.describe()
+    standing.wait_for_agreement()
     history.check()
 
 
-def test_a_node_starts_before_zookeeper_and_serves_what_it_has(fragile_ensemble: LocalEnsemble, cluster: Cluster):
+def test_a_node_starts_before_zookeeper_and_serves_what_it_has(fragile_ensemble: LocalEnsemble, standing: Cluster):
     """Without ZooKeeper a restarted node answers reads from its store, is not ready, and joins later."""
-    node = cluster.nodes[0]
+    node = standing.nodes[0]
     assert node.update("key", "value").status == 200
-    cluster.wait_for_agreement()
+    standing.wait_for_agreement()
     node.kill()
     for server in fragile_ensemble.servers:
         server.pause()
@@ -70,4 +70,4 @@ def test_a_node_starts_before_zookeeper_and_serves_what_it_has(fragile_ensemble:
     assert read.body["value"] == "value"
     assert read.headers["kvlog-staleness-ms"] == "unknown"
     assert ready.status == 503
-    assert wait_until(lambda: node.request("GET", "/readyz").status == 200, 30), cluster.describe()
+    assert wait_until(lambda: node.request("GET", "/readyz").status == 200, 30), standing.describe()

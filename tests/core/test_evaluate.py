@@ -34,42 +34,14 @@ from kvlog.core.entry import (
     Delete,
     Effect,
     Put,
-    Request,
     encode_request,
 )
-from kvlog.core.evaluate import REVOKED_KEYS_MAX, Search, check_command, evaluate, lease_key, lease_number
-from kvlog.core.machine import Record, Remembered, record_after
+from kvlog.core.evaluate import REVOKED_KEYS_MAX, check_command, evaluate, lease_key, lease_number
+from kvlog.core.machine import Record
 from kvlog.errors import InvalidInput
+from tests.state import State
 
 LEASE = 3_000
-
-
-class State:
-    """What commands are evaluated against. Keys that ``changed`` since a revision are those it names."""
-
-    def __init__(self, **records: Record) -> None:
-        self.records = dict(records)
-        self.changed: dict[str, int] = {}
-
-    def get(self, key: str) -> Record | None:
-        return self.records.get(key)
-
-    def request(self, _: str) -> Remembered | None:
-        return None
-
-    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
-        return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
-
-    def changed_since(self, prefix: str, revision: int, _: Search) -> bool:
-        return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
-
-    def apply(self, request: Request, revision: int) -> None:
-        for effect in request.effects:
-            after = record_after(effect, revision)
-            if after is None:
-                del self.records[effect.key]
-            else:
-                self.records[effect.key] = after
 
 
 def lease_record(ttl_ms: int, key: str = "") -> Record:

@@ -39,8 +39,8 @@ from kvlog.core.commands import (
 )
 from kvlog.core.describe import describe
 from kvlog.core.entry import LogEntry, decode_entry
-from kvlog.core.evaluate import LEASES, Search, evaluate, lease_in, lease_key, lease_number
-from kvlog.core.machine import Change, Changes, Identity, Position, Record, Remembered, record_after
+from kvlog.core.evaluate import LEASES, evaluate, lease_in, lease_key, lease_number
+from kvlog.core.machine import Change, Changes, Identity, Position
 from kvlog.core.node import Node
 from kvlog.core.role import Role
 from kvlog.core.values import (
@@ -62,6 +62,7 @@ from kvlog.errors import BadEntry
 from kvlog.memory import ManualClock, MemoryEnsemble, MemorySession
 from kvlog.memory_store import MemoryState, MemoryStore, MemoryTransaction
 from kvlog.runtime import Executor, StoreWork, carry_out
+from tests.state import State
 
 TICK_S = 0.05
 SESSION_TIMEOUT_S = 2.0
@@ -791,7 +792,7 @@ class Simulator:
     def check_requests(self, log: list[LogEntry]) -> None:
         """W5, E1, E2: every request does what its command does to the state before it; no lease ends too soon."""
         asked = {write.mark: write.command for write in self.writes if write.settles is None}
-        state = Replay()
+        state = State()
         granted_ms: dict[int, int] = {}
         for item in log:
             for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
@@ -810,7 +811,7 @@ class Simulator:
                     granted_ms.setdefault(lease_number(effect.key), item.entry.time_ms)
                 state.apply(request, revision)
 
-    def check_end(self, lease: int, state: Replay, granted_ms: int, ended_ms: int) -> None:
+    def check_end(self, lease: int, state: State, granted_ms: int, ended_ms: int) -> None:
         """E1, E2: its whole time has passed since it was granted, and since each confirmed keep-alive was sent."""
         record = state.get(lease_key(lease))
         assert record is not None, f"lease {lease} ended twice"
@@ -939,32 +940,3 @@ def same_request(request: entry.Request, other: entry.Request) -> bool:
     """Whether both are the same, but for the order of the effects."""
     effects = (sorted(map(msgspec.json.encode, each.effects)) for each in (request, other))
     return next(effects) == next(effects) and request.failed == other.failed
-
-
-class Replay:
-    """The state that commands are evaluated against, in the simplest way."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-        self.changed: dict[str, int] = {}
-
-    def get(self, key: str) -> Record | None:
-        return self.records.get(key)
-
-    def request(self, _: str) -> Remembered | None:
-        return None
-
-    def attached(self, lease: int, limit: int) -> tuple[str, ...]:
-        return tuple(sorted(key for key, record in self.records.items() if record.lease == lease))[:limit]
-
-    def changed_since(self, prefix: str, revision: int, _: Search) -> bool:
-        return any(key.startswith(prefix) and at > revision for key, at in self.changed.items())
-
-    def apply(self, request: entry.Request, revision: int) -> None:
-        for effect in request.effects:
-            self.changed[effect.key] = revision
-            after = record_after(effect, revision)
-            if after is None:
-                del self.records[effect.key]
-            else:
-                self.records[effect.key] = after

@@ -1,0 +1,299 @@
+"""How capacity grows with nodes, with ZooKeeper's servers and with several logs: formulas, and a model of them.
+
+    .venv/bin/python -m bench.capacity [front=100 decide=50 ...]
+
+prints the tables of docs/performance.md; the arguments are demands in microseconds, in place of those that were
+measured last. The formulas are ordinary operational analysis. The model plays the way of each write, event by
+event and without chance: processors that do one thing at a time, one append in flight per log, and what gathers
+meanwhile in the next entry. It knows nothing of the formulas.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from kvlog.core.writer import BATCH_WRITES_MAX
+
+WARM_UP_S = 1.0
+WINDOW_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What one write, one read and one entry cost, in seconds; of a processor, but for ``quorum``.
+
+    A node is one processor: its threads share the interpreter's lock.
+
+    Attributes:
+        front: per write, where it is asked for: taking the request in, and answering it.
+        decide: per write, at its leader: evaluating and encoding it.
+        apply: per write, at every replica.
+        lead: per entry, at its leader: forming it, its transaction in ZooKeeper, the store's commit.
+        push: per entry and other replica, at its leader.
+        follow: per entry, at every other replica: taking the push, the store's commit.
+        zk_lead: per entry, at ZooKeeper's leader.
+        zk_follow: per entry, at every other server of ZooKeeper; and for each of them at the leader, too.
+        quorum: how long an entry takes besides until a quorum has it: disks and network.
+        read: per local read.
+    """
+
+    front: float = 100e-6
+    decide: float = 50e-6
+    apply: float = 50e-6
+    lead: float = 500e-6
+    push: float = 150e-6
+    follow: float = 300e-6
+    zk_lead: float = 120e-6
+    zk_follow: float = 60e-6
+    quorum: float = 1e-3
+    read: float = 80e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What there is of everything. Clients are spread evenly over the logs; each asks the leader of its log.
+
+    Log i is led by node i, counted round, and its replicas are on the ``copies`` nodes from there on; 0: on all.
+    """
+
+    nodes: int = 3
+    servers: int = 3
+    logs: int = 1
+    clients: int = 256
+    copies: int = 0
+
+    @property
+    def replicas(self) -> int:
+        """Of each log."""
+        return min(self.copies or self.nodes, self.nodes)
+
+    def holders(self, log: int) -> list[int]:
+        """The nodes that hold a log, its leader first."""
+        return [(log + place) % self.nodes for place in range(self.replicas)]
+
+
+def node_demands(demands: Demands, shape: Shape, batch: float) -> list[float]:
+    """What each node works per write to any log, where ``batch`` of them share an entry."""
+    d, found = demands, [0.0] * shape.nodes
+    leads = d.front + d.decide + d.apply + (d.lead + d.push * (shape.replicas - 1)) / batch
+    for log in range(shape.logs):
+        leader, *others = shape.holders(log)
+        found[leader] += leads / shape.logs
+        for node in others:
+            found[node] += (d.apply + d.follow / batch) / shape.logs
+    return found
+
+
+def zookeeper_demand(demands: Demands, shape: Shape, batch: float) -> float:
+    """What ZooKeeper's leader works per write."""
+    return (demands.zk_lead + demands.zk_follow * (shape.servers - 1)) / batch
+
+
+def capacity(demands: Demands, shape: Shape) -> float:
+    """Writes/s that are not exceeded: the busiest processor works all of the time, with the fullest entries."""
+    batch = _bounded(shape.clients / shape.logs)
+    return 1 / max(*node_demands(demands, shape, batch), zookeeper_demand(demands, shape, batch))
+
+
+def throughput(demands: Demands, shape: Shape) -> float:
+    """Writes/s with so many clients. Their latency is ``clients / throughput`` (Little's law).
+
+    Half of a log's writes are in the append while the other half gathers: an entry holds half of them. In one
+    round they are taken in, decided and formed; then ZooKeeper writes them, while the leader applies the entry
+    before. Who is alone waits for all of this, one behind the other. Or a processor is busy all of the time.
+    """
+    d, batch = demands, _bounded(shape.clients / shape.logs / 2)
+    append = zookeeper_demand(d, shape, 1) + d.quorum
+    forming = (d.front + d.decide) * batch + d.lead
+    applying = d.apply * batch + d.push * (shape.replicas - 1)
+    alone = shape.clients <= shape.logs
+    meanwhile = append + applying if alone else max(append, applying)
+    rounds = min(shape.clients, shape.logs) * batch / (forming + meanwhile)
+    busiest = max(*node_demands(d, shape, batch), zookeeper_demand(d, shape, batch))
+    return min(rounds, 1 / busiest)
+
+
+def _bounded(batch: float) -> float:
+    return min(BATCH_WRITES_MAX, max(1.0, batch))
+
+
+class Clock:
+    """Time, and what happens at it: in order, and of the same moment in the order in which it was planned."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._plans: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+
+    def after(self, seconds: float, then: Callable[[], None]) -> None:
+        """Plan something."""
+        heapq.heappush(self._plans, (self.now + seconds, next(self._numbers), then))
+
+    def run(self, until: float) -> None:
+        """Let everything happen that is planned before ``until``."""
+        while self._plans and self._plans[0][0] < until:
+            self.now, _, then = heapq.heappop(self._plans)
+            then()
+        self.now = until
+
+
+class Processor:
+    """Does one thing at a time, in the order in which they come."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        self._since: float | None = None
+        self._worked = 0.0
+
+    @property
+    def worked(self) -> float:
+        """Seconds, up to now."""
+        return self._worked + (self._clock.now - self._since if self._since is not None else 0.0)
+
+    def work(self, seconds: float, then: Callable[[], None] = lambda: None) -> None:
+        """Work so long, after what is waiting already."""
+        self._waiting.append((seconds, then))
+        if self._since is None:
+            self._next()
+
+    def _next(self) -> None:
+        self._since = self._clock.now
+        seconds, then = self._waiting.popleft()
+
+        def done() -> None:
+            self._worked += seconds
+            self._since = None
+            if self._waiting:
+                self._next()
+            then()
+
+        self._clock.after(seconds, done)
+
+
+@dataclass(slots=True)
+class Log:
+    """Who holds it, the leader first; when each write was asked for that waits; whether an append is under way."""
+
+    holders: list[int]
+    waiting: list[float] = field(default_factory=list)
+    appending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the model did in its window: writes/s, seconds of one write, writes of one entry."""
+
+    throughput: float
+    latency: float
+    batch: float
+    worked: list[float]
+    """The share of the time that each processor worked: the nodes, and last ZooKeeper's leader."""
+
+
+class Model:
+    """The way of all writes, from moment to moment."""
+
+    def __init__(self, demands: Demands, shape: Shape) -> None:
+        self.demands, self.shape = demands, shape
+        self.clock = Clock()
+        self.nodes = [Processor(self.clock) for _ in range(shape.nodes)]
+        self.zookeeper = Processor(self.clock)
+        self.logs = [Log(shape.holders(log)) for log in range(shape.logs)]
+        self.entries = 0
+        self.latencies: list[float] = []
+
+    def run(self) -> Seen:
+        """Let it run in, and then watch it for a while."""
+        for client in range(self.shape.clients):
+            log = self.logs[client % len(self.logs)]
+            self.clock.after(client * self.demands.front, lambda log=log: self._ask(log))  # type: ignore[misc]
+        self.clock.run(WARM_UP_S)
+        processors = [*self.nodes, self.zookeeper]
+        worked, entries = [processor.worked for processor in processors], self.entries
+        self.latencies.clear()
+        self.clock.run(WARM_UP_S + WINDOW_S)
+        writes = len(self.latencies)
+        return Seen(
+            writes / WINDOW_S,
+            sum(self.latencies) / writes,
+            writes / (self.entries - entries),
+            [(last.worked - first) / WINDOW_S for last, first in zip(processors, worked, strict=True)],
+        )
+
+    def _ask(self, log: Log) -> None:
+        asked = self.clock.now
+
+        def taken_in() -> None:
+            log.waiting.append(asked)
+            self._append(log)
+
+        self.nodes[log.holders[0]].work(self.demands.front, taken_in)
+
+    def _append(self, log: Log) -> None:
+        """Form an entry of all that waits, unless one is under way."""
+        if log.appending or not log.waiting:
+            return
+        log.appending = True
+        entry, log.waiting = log.waiting[:BATCH_WRITES_MAX], log.waiting[BATCH_WRITES_MAX:]
+        d, others = self.demands, len(log.holders) - 1
+
+        def formed() -> None:
+            seconds = d.zk_lead + d.zk_follow * (self.shape.servers - 1)
+            self.zookeeper.work(seconds, lambda: self.clock.after(d.quorum, landed))
+
+        def landed() -> None:
+            log.appending = False
+            self._land(log, entry)
+            self._append(log)
+            self.nodes[log.holders[0]].work(d.apply * len(entry) + d.push * others)
+            for node in log.holders[1:]:
+                self.nodes[node].work(d.apply * len(entry) + d.follow)
+
+        self.nodes[log.holders[0]].work(d.decide * len(entry) + d.lead, formed)
+
+    def _land(self, log: Log, entry: list[float]) -> None:
+        """Answer all writes of an entry; their clients ask again at once."""
+        self.entries += 1
+        for asked in entry:
+            self.latencies.append(self.clock.now - asked)
+            self._ask(log)
+
+
+SHAPES: dict[str, list[Shape]] = {
+    "clients": [Shape(clients=clients) for clients in (1, 4, 16, 64, 256)],
+    "nodes": [Shape(nodes=nodes) for nodes in (1, 3, 5, 7)],
+    "ZooKeeper servers": [Shape(servers=servers, clients=16) for servers in (1, 3, 5, 7)],
+    "logs": [Shape(nodes=n, logs=n, copies=3, clients=256 * n) for n in (1, 3, 6, 12)],
+}
+"""What each table goes through, by what is in its first column. There are as many nodes as logs, if it is logs."""
+
+
+def table(demands: Demands, varied: str) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield f"| {varied} | writes/s | in the model | ms for one | in the model | no more than | local reads/s |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for shape in SHAPES[varied]:
+        seen, written = Model(demands, shape).run(), throughput(demands, shape)
+        many = {"clients": shape.clients, "nodes": shape.nodes, "logs": shape.logs}.get(varied, shape.servers)
+        yield (
+            f"| {many} | {written:,.0f} | {seen.throughput:,.0f} | {shape.clients / written * 1e3:.1f} "
+            f"| {seen.latency * 1e3:.1f} | {capacity(demands, shape):,.0f} | {shape.nodes / demands.read:,.0f} |"
+        )
+
+
+def main() -> None:
+    """Print all tables."""
+    given = (argument.split("=", 1) for argument in sys.argv[1:])
+    demands = replace(Demands(), **{name: float(microseconds) / 1e6 for name, microseconds in given})
+    for varied in SHAPES:
+        print("\n".join(table(demands, varied)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
