@@ -2,9 +2,9 @@
 
 Clients that wait for their answers come in groups: those who were answered together ask again at about the same
 time. Whoever takes the first of them at once leaves the others to the next group, and after a few turns all groups
-are small, each at the full price (the same is known of disks: PostgreSQL's commit_delay). So as many are waited
-for as went together the last time, but not longer than WAIT_MAX_S, nor than half of what the last turn took. A
-lone client never waits.
+are small, each at the full price (the same is known of disks: PostgreSQL's commit_delay). So when a turn is
+over, those who went in it are waited for, beside those who have come meanwhile; but not longer than WAIT_MAX_S, nor
+than half of what the turn took. A lone client never waits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Gathering:
         self.wake_at: float | None = None
         """When those that wait are to go at the latest; None if none wait."""
         self._expected = 1
+        self._gone = 1
         self._went_at = 0.0
         self._limit_s = 0.0
 
@@ -35,8 +36,9 @@ class Gathering:
 
     def gone(self, count: int, now: float) -> None:
         """So many have gone together."""
-        self._expected, self._went_at, self.wake_at = count, now, None
+        self._gone, self._went_at, self.wake_at = count, now, None
 
-    def done(self, now: float) -> None:
-        """What has become of those that went last is known."""
+    def done(self, waiting: int, now: float) -> None:
+        """The turn is over: what has become of those that went is known, and so many wait already."""
+        self._expected = self._gone + waiting
         self._limit_s = min(WAIT_MAX_S, max(0.0, now - self._went_at) / 2)

@@ -143,7 +143,7 @@ class Leadership:
             raise BadEntry(
                 batch.index, f"was appended at {event.index}: something else than entries is in its segment"
             )
-        self.gathering.done(now)
+        self.gathering.done(len(self.writer.queue), now)
         return cursor.offer(event.index, batch.data)
 
     def replicate(self, cursor: Cursor, candidate: Enrolled, now: float) -> list[Effect]:

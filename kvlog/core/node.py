@@ -192,13 +192,13 @@ class Node(Conduct):
 
     def _on_tail_confirmed(self, event: ev.TailConfirmed) -> None:
         self._questions.answered(do.ConfirmTail)
-        self._confirming.done(self._now)
         if event.tail_index < self._applied_when_confirmed:
             self._look_closely = True  # another log, perhaps (N5)
             return
         self._told(event.tail_index, Path.POLL)
         self.cursor.observe(event.tail_index, event.asked_at)
         self._reads.tail_confirmed(event.tail_index, event.asked_at)
+        self._confirming.done(self._reads.unconfirmed, self._now)
 
     def _told(self, tail_index: int, by: Path) -> None:
         """The log goes on up to ``tail_index``, as has become known in this way."""
