@@ -59,12 +59,14 @@ class Load:
 
     Attributes:
         first: the number of its first write, see ``bench.inputs``.
+        leader: whether it goes to the leader; writes do in any case.
     """
 
     kind: Kind
     connections: int
     seconds: float
     first: int = 1
+    leader: bool = False
 
 
 @dataclass(frozen=True, slots=True)

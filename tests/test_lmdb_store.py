@@ -485,7 +485,7 @@ def gone(revision: int, key: bytes) -> Callable[[lmdb.Transaction], None]:
 
 # In the log of these stores, entry n has revision n + 1. key0 was put at 1 and stayed, key2 was put at 3 and
 # deleted at 4, key9 at 10 and 11; the lease of key4 is the one of revision 5.
-ROW = Row("x", 0, 1, 1, Record(b"v", 1, 1, 1), None, 0)
+ROW = Row(Record(b"v", 1, 1, 1), "x", 0, 1, 1, None, 0)
 LEASE = 5 * OPERATIONS_MAX
 REMEMBERED = shared(b"rx", Remembered(999, 1, "", False))
 DAMAGE: dict[str, tuple[bytes, Callable[[lmdb.Transaction], None], str]] = {

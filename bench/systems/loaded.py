@@ -12,18 +12,19 @@ from bench.systems.http import Http, Request
 
 MOST_CONNECTIONS = 256
 
+READER = 1
+"""The node that reads are sent to, as a number in ``addresses``: one that does not lead."""
+
 
 class LoadedSystem(System):
     """A system that can do at least one kind of load.
 
     Attributes:
         kinds: of load, that it can do.
-        reader: the node that reads are sent to, as a number in ``addresses``.
         notes: what a reader of its figures has to know, each a sentence or two.
     """
 
     kinds: ClassVar[frozenset[Kind]]
-    reader: int = 1
     notes: ClassVar[tuple[str, ...]] = ()
 
     def most_connections(self, kind: Kind) -> int:  # noqa: ARG002 - for those who differ
@@ -64,8 +65,8 @@ class HttpSystem(LoadedSystem):
         self.http = Http()
 
     def load(self, load: Load, inputs: Inputs) -> Outcome:
-        """Let wrk loose on the leader, or for reads on the node that they are sent to."""
-        address = self.addresses[0 if load.kind.writes else self.reader]
+        """Let wrk loose on one node."""
+        address = self.addresses[0 if load.leader or load.kind.writes else READER]
         return wrk(self.dialect, address, load, inputs)
 
     @abstractmethod

@@ -26,31 +26,29 @@ ROW_BYTES = 2 * 1024
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """One key's change (machine.Change); ``place`` is its place among those of its revision."""
 
+    after: Record | None
     key: str
     place: int
     index: int
     time_ms: int
-    after: Record | None
     before: Record | None
     deleted: int
 
 
 class RowOutline(msgspec.Struct, frozen=True, array_like=True):
-    """What a row begins with, the records as they are encoded."""
+    """What a row begins with, the record as it is encoded."""
 
-    key: str
-    place: int
-    index: int
-    time_ms: int
     after: msgspec.Raw
-
-    @property
-    def deletes(self) -> bool:
-        """Whether the key was gone afterwards."""
-        return bytes(self.after) == NOTHING
+    key: str
 
 
 NOTHING = msgspec.msgpack.encode(None)
+
+
+def deletes(row: bytes) -> bool:
+    """Whether the key of an encoded row was gone afterwards: its first field stands behind one byte."""
+    return row[1] == NOTHING[0]
+
 
 rows = msgspec.msgpack.Decoder(Row)
 outlines = msgspec.msgpack.Decoder(RowOutline)

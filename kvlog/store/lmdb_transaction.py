@@ -30,7 +30,7 @@ from kvlog.store.lmdb_files import (
     records,
     seal,
 )
-from kvlog.store.lmdb_history import outlines
+from kvlog.store.lmdb_history import deletes, outlines
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class LmdbTransaction:
             for place, change in enumerate(kept.changes):
                 key = change.key
                 name = number + embedded(key.encode())
-                body = encode((key, place, index, time_ms, change.after, change.before, change.deleted))  # a Row
+                body = encode((change.after, key, place, index, time_ms, change.before, change.deleted))  # a Row
                 rows.append((name, body + crc32(name + body).to_bytes(SEAL_BYTES, "little")))  # sealed
         rows.sort()
         with self._transaction.cursor(self._files.changes) as cursor:
@@ -137,22 +137,23 @@ class LmdbTransaction:
         if self._kept and self._kept[0][0] <= revision:
             self._flush_kept()
         deletions: list[tuple[int, str]] = []
-        dropped = latest = 0
+        dropped, latest, last = 0, number_key(0), number_key(revision)
         with self._transaction.cursor(self._files.changes) as oldest:
-            more = oldest.first()
-            while more:
+            oldest.first()
+            while True:
                 name, data = oldest.item()
-                at = int.from_bytes(name[:NUMBER_BYTES], "big")
-                if at > revision:
-                    break
-                if at != latest and dropped >= limit:
-                    return latest, deletions
-                row = outlines.decode(self._files.unseal(name, data))
-                if row.deletes:
-                    deletions.append((at, row.key))
+                at = name[:NUMBER_BYTES]
+                if not name or at > last:  # without a name, nothing is left
+                    return revision, deletions
+                if dropped >= limit and at != latest:
+                    return int.from_bytes(latest, "big"), deletions
+                if crc32(name + data) != SEALED:
+                    raise self._files.altered(name)
+                if deletes(data):
+                    key = outlines.decode(self._files.unseal(name, data)).key
+                    deletions.append((int.from_bytes(at, "big"), key))
+                oldest.delete()
                 dropped, latest = dropped + 1, at
-                more = oldest.delete() and oldest.key() != b""
-        return revision, deletions
 
     def kept_bytes(self) -> int:
         """What all that is kept takes in the file."""
@@ -187,17 +188,18 @@ class LmdbTransaction:
         """See machine.Transaction."""
         if self._by_revision and int.from_bytes(self._by_revision[0][0], "big") <= revision:
             self._flush_requests()
+        listed, last = [], number_key(revision)
         with self._transaction.cursor(self._files.revisions) as oldest:
-            more = oldest.first()
-            while more:
-                at, name = oldest.item()
-                if int.from_bytes(at, "big") > revision:
-                    break
-                outcome = self._requests.get(name)
-                if outcome is None or number_key(outcome.revision) != at:
-                    raise StoreDamaged(self._files.directory, f"request {name!r} is not where it is listed")
-                self._requests.write(name, None)
-                more = oldest.delete() and oldest.key() != b""
+            oldest.first()
+            while (item := oldest.item())[0] and item[0] <= last:
+                listed.append(item)
+                oldest.delete()
+        self._requests.look_up({name for _, name in listed})
+        for at, name in listed:
+            outcome = self._requests.get(name)
+            if outcome is None or number_key(outcome.revision) != at:
+                raise StoreDamaged(self._files.directory, f"request {name!r} is not where it is listed")
+            self._requests.write(name, None)
 
     def _put(self, table: lmdb._Database, key: bytes, body: bytes) -> None:
         self._transaction.put(key, seal(key, body), db=table)
@@ -252,7 +254,9 @@ class SharedTable(Generic[T]):
         return value
 
     def write(self, name: bytes, value: T | None) -> None:
-        """Set the value of a name that was looked up; None removes it."""
+        """Set the value of a name; None removes it."""
+        if name not in self._held:
+            self.get(name)  # its share leaves the digest
         self._held[name] = self._changed[name] = value
 
     def added_to_digest(self) -> int:
