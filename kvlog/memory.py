@@ -224,12 +224,14 @@ class MemorySession:
         if segment is None or session_id not in self._ensemble.sessions:
             return
 
-        def fire(tail_index: int) -> None:
+        def fire(tail_index: int, *, watching: bool = False) -> None:
             if segment_of(tail_index) == segment:
-                self._deliver(ev.SegmentChanged(tail_index))
+                if not watching:
+                    self._ensemble.segment_watches.pop(session_id, None)
+                self._deliver(ev.SegmentChanged(tail_index, watching))
 
         self._ensemble.segment_watches[session_id] = fire
-        fire(self._ensemble.tail_index)
+        fire(self._ensemble.tail_index, watching=True)
 
     def append(self, effect: do.Append) -> None:
         """See ports.Log."""

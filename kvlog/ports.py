@@ -33,7 +33,7 @@ class Log(Protocol):
         """Post EntriesRead or Failed."""
 
     def watch_segment(self, effect: do.WatchSegment) -> None:
-        """Post SegmentChanged whenever there is more in the segment."""
+        """Post SegmentChanged if there is anything in the segment, and once more when there is more."""
 
     def append(self, effect: do.Append) -> None:
         """Post Appended, AppendFenced, AppendRefused or AppendUnknown."""

@@ -227,6 +227,9 @@ class World:
     def do_tick(self) -> ev.Event:
         return ev.Tick()
 
+    def do_woken(self) -> ev.Event:
+        return ev.Woken()
+
     def do_connected(self, session: str = "", *, log: str = "1") -> ev.Event:
         self.session = int(session or self.session)
         return ev.SessionConnected(self.session, Identity(IDENTITY.cluster_id, int(log)))

@@ -32,6 +32,10 @@ PUSH_GRACE_S = 0.04
 """How long an entry that the log is known to have is not read from there, while pushes come: this one is probably
 on its way, and would be read, sent and decoded for nothing."""
 
+WATCH_PAUSE_S = 0.1
+"""Pause after a watch has told of an entry: to list a segment for every one of hundreds a second, which are pushed
+anyway, would take more than to apply them."""
+
 TRANSFER_S = 8.0
 """How long letting another node lead may take."""
 
@@ -68,6 +72,7 @@ class Conduct:
         self._confirming = Gathering()
         self._look_closely = False  # the quick way to the tail has come to nothing
         self._watched_segment: int | None = None
+        self._watch_at = 0.0
         self._poll_at = 0.0
         self._read_at = 0.0
         self._handover: int | None = None  # token of the request to stop
@@ -160,7 +165,7 @@ class Conduct:
                 effects.append(read)
             effects += self.installing.advance(self.cursor, *self._others, self._now)
         segment = None if self.role is Role.LEADER else self.cursor.segment
-        if segment != self._watched_segment:
+        if segment != self._watched_segment and (segment is None or self._now >= self._watch_at):
             self._watched_segment = segment
             effects.append(do.WatchSegment(segment))
         return effects

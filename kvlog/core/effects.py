@@ -87,7 +87,7 @@ class ReadEntries:
 class WatchSegment:
     """Watch this segment's children from now on, and no other's; None: no segment's at all.
 
-    Answered by SegmentChanged whenever there are new ones.
+    Answered by SegmentChanged if there are any, and when there is a new one: with that the watch has ended.
     """
 
     segment: int | None

@@ -121,9 +121,10 @@ class TailConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class SegmentChanged:
-    """The watch on a segment has seen entries up to ``tail_index``."""
+    """The watch on a segment has seen entries up to ``tail_index``; ``watching``: it tells of the next one, too."""
 
     tail_index: int
+    watching: bool = True
 
 
 @dataclass(frozen=True, slots=True)

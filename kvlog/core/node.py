@@ -19,7 +19,7 @@ from typing import Any, get_args
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core import installing, retention
-from kvlog.core.conduct import PUSH_GRACE_S, TRANSFER_S, Conduct
+from kvlog.core.conduct import PUSH_GRACE_S, TRANSFER_S, WATCH_PAUSE_S, Conduct
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import View
 from kvlog.core.machine import Position
@@ -52,7 +52,7 @@ class Node(Conduct):
             ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
             ev.TailConfirmed: self._on_tail_confirmed,
-            ev.SegmentChanged: lambda event: self._told(event.tail_index, Path.WATCH),
+            ev.SegmentChanged: self._on_segment_changed,
             ev.EntriesRead: self._on_entries_read,
             ev.Appended: self._on_appended,
             ev.AppendFenced: self._on_append_fenced,
@@ -189,6 +189,11 @@ class Node(Conduct):
         self._reads.tail_confirmed(event.tail_index, event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
+
+    def _on_segment_changed(self, event: ev.SegmentChanged) -> None:
+        self._told(event.tail_index, Path.WATCH)
+        if not event.watching:
+            self._watched_segment, self._watch_at = None, self._now + WATCH_PAUSE_S
 
     def _on_tail_confirmed(self, event: ev.TailConfirmed) -> None:
         self._questions.answered(do.ConfirmTail)

@@ -152,14 +152,18 @@ class ZooKeeperLog:
             self._client.handler.spawn(self._watch, effect.segment, self._watch_generation)
 
     def _watch(self, segment: int, generation: int) -> None:
+        watching = True
+
         def changed(children: list[str]) -> bool:
-            """On kazoo's watch thread: only enqueues. False ends the watch."""
+            """On kazoo's watch thread: only enqueues. False ends the watch, which costs a listing for each change."""
+            nonlocal watching
             if generation != self._watch_generation:
                 return False
+            going_on, watching = watching, False
             last = last_entry(segment, children)
             if last is not None:
-                self._session.post(ev.SegmentChanged(last))
-            return True
+                self._session.post(ev.SegmentChanged(last, going_on))
+            return going_on
 
         # Without allow_session_lost it leaves no listener behind; a new connection asks for a new watch anyway.
         ChildrenWatch(self._client, self._layout.segment(segment), changed, allow_session_lost=False)

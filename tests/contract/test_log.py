@@ -93,16 +93,33 @@ def test_the_log_goes_on_across_a_segments_boundary(world: World):
 
 
 def test_a_watch_reports_what_is_new_in_its_segment(world: World):
-    """At once what is there, then whatever comes."""
+    """At once what is there, then what comes next; with that it has ended, and can be set again."""
     leader, other = world.node("n1"), world.node("n2")
     fence = leader.enrolled().name
     leader.fill(2, fence)
     other.log.watch_segment(do.WatchSegment(0))
-    other.events.wait(ev.SegmentChanged, lambda event: event.tail_index == 1)
+    assert other.events.wait(ev.SegmentChanged) == ev.SegmentChanged(1)
     for index in range(2, 5):
         leader.append(index, b"x", fence)
 
-        other.events.wait(ev.SegmentChanged, lambda event, index=index: event.tail_index == index)  # type: ignore[misc]
+        assert other.events.wait(ev.SegmentChanged) == ev.SegmentChanged(index, watching=False)
+        other.log.watch_segment(do.WatchSegment(0))
+        assert other.events.wait(ev.SegmentChanged) == ev.SegmentChanged(index)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_a_tail_is_confirmed_in_the_segment_where_it_is_expected(world: World, extra: int):
+    """That of the next entry: as long as there is none behind it; elsewhere nothing is confirmed."""
+    node = world.node("n1")
+    count = SEGMENT_ENTRIES + extra
+    node.fill(count, node.enrolled().name)
+    segment = count // SEGMENT_ENTRIES
+    node.log.confirm_tail(do.ConfirmTail(segment))
+    found = node.events.wait(ev.TailConfirmed)
+    assert found.tail_index == count - 1
+    for other in (segment - 1, segment + 1):
+        node.log.confirm_tail(do.ConfirmTail(other))
+        assert node.events.wait(ev.Failed) == ev.Failed(do.ConfirmTail(other))
 
 
 def test_a_watch_ends_with_the_next_one(world: World):
@@ -213,7 +230,7 @@ def test_a_log_can_be_trimmed_within_a_segment(world: World):
     leader = world.node("n1")
     fence = leader.enrolled().name
     leader.fill(SEGMENT_ENTRIES + 5, fence)
-    for first in (500, 700):
+    for first in (50, 70):
         assert leader.trim(first, fence) == ev.Trimmed(first, bytes_of(first), done=True)
         assert leader.read(first - 1, 1) == ()
         assert leader.read(first, 1) == (b"%d" % first,)
