@@ -55,6 +55,8 @@ class LmdbTransaction:
 
     def look_up(self, requests: tuple[Request, ...]) -> None:
         """See machine.Transaction."""
+        if len(requests) == 1 and len(requests[0].effects) <= 1:
+            return  # ``get`` is as fast
         self._records.look_up({effect.key.encode() for request in requests for effect in request.effects})
         self._requests.look_up({request.id.encode() for request in requests if request.id})
 
@@ -229,7 +231,7 @@ class SharedTable(Generic[T]):
         held, shares = self._held, self._shares
         names.difference_update(held)
         if len(names) <= 1:
-            return  # ``get`` is as fast
+            return
         decode = self._decoder.decode
         held.update(dict.fromkeys(names))
         with self._transaction.cursor(self._table) as cursor:
