@@ -9,6 +9,7 @@ from bench.inputs import Inputs
 from bench.load import Kind, Load, Outcome, wrk
 from bench.systems.base import System
 from bench.systems.http import Http, Request
+from kvlog.processes import ProcessKeeper
 
 MOST_CONNECTIONS = 256
 
@@ -63,11 +64,12 @@ class HttpSystem(LoadedSystem):
 
     def __init__(self) -> None:
         self.http = Http()
+        self._keeper = ProcessKeeper()
 
     def load(self, load: Load, inputs: Inputs) -> Outcome:
         """Let wrk loose on one node."""
         address = self.addresses[0 if load.leader or load.kind.writes else READER]
-        return wrk(self.dialect, address, load, inputs)
+        return wrk(self._keeper, self.dialect, address, load, inputs)
 
     @abstractmethod
     def put_request(self, key: str, value: str) -> Request:
