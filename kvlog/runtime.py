@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
@@ -145,8 +145,7 @@ def _passing(failpoint: str, carry_out: Callable[[Any], None]) -> Callable[[Any]
     return pass_and_carry_out
 
 
-@dataclass(frozen=True, slots=True)
-class Freshness:
+class Freshness(NamedTuple):
     """What a read says of its age, beyond the position that it was read at; see core.cursor (C5)."""
 
     tail_index: int

@@ -81,6 +81,7 @@ class Conduct:
         )
         self._now = 0.0
         self._wall_ms = 0
+        self._hurry = False  # in this step: what can wait for the next tick does
         self._out: list[do.Effect] = []
         if position.leader is not None:
             self.standing.learn_leader(position.leader, position.epoch)
@@ -101,7 +102,9 @@ class Conduct:
             if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
-            if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
+            if (
+                self.recovery.decided and not self._hurry
+            ):  # before, the store may turn out not to go with this log (N5, K4)
                 self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
@@ -194,10 +197,11 @@ class Conduct:
         if self.role is not Role.LEADER or candidate is None:
             return
         if self._handover is None and not self._yields:
-            if not self.retention.why_full(self.cursor):
+            if not self._hurry and not self.retention.why_full(self.cursor):
                 self.leadership.end_leases(self._now)
             self._out += self.leadership.append(self.cursor, candidate, self._now, self._wall_ms)
-            self._out += self.retention.trim(self.cursor, candidate.name)
+            if not self._hurry:
+                self._out += self.retention.trim(self.cursor, candidate.name)
         self._out += self.leadership.replicate(self.cursor, candidate, self._now)
 
     def _let_another_lead(self) -> None:
@@ -249,6 +253,8 @@ class Conduct:
 
     def _route_writes(self) -> None:
         """Send each waiting write where it can be done."""
+        if self._parking.empty:
+            return
         accepting = self.role is Role.LEADER and self._handover is None and not self._yields
         replies, here = self._parking.route(
             self.role, self.standing.leader, accepting=accepting, halted=str(self.halted or "")

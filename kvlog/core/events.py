@@ -121,7 +121,7 @@ class TailConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class SegmentChanged:
-    """The watch on a segment has seen entries up to ``tail_index``; ``watching``: it tells of the next one, too."""
+    """The watch on a segment has seen entries up to ``tail_index``; ``watching``: it will tell of the next."""
 
     tail_index: int
     watching: bool = True

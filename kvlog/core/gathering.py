@@ -3,8 +3,8 @@
 Clients that wait for their answers come in groups: those who were answered together ask again at about the same
 time. Whoever takes the first of them at once leaves the others to the next group, and after a few turns all groups
 are small, each at the full price (the same is known of disks: PostgreSQL's commit_delay). So when a turn is
-over, those who went in it are waited for, beside those who have come meanwhile; but not longer than WAIT_MAX_S, nor
-than half of what the turn took. A lone client never waits.
+over, those who went in it are waited for, beside those who have come meanwhile; but not longer than WAIT_MAX_S,
+nor than half of what the turn took. A lone client never waits.
 """
 
 from __future__ import annotations

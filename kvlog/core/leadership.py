@@ -148,6 +148,15 @@ class Leadership:
 
     def replicate(self, cursor: Cursor, candidate: Enrolled, now: float) -> list[Effect]:
         """Push what is appended, and answer what is acknowledged."""
+        acked = self.replicator.acked_index(cursor.position.applied_index, now)
+        acking = self.writer.acking
+        done = (
+            self.writer.acknowledge(acked, self.replicator.report(acked))
+            if acking and acking[0].index <= acked
+            else []
+        )
+        if not self.replicator.wants_push(cursor.next_index - 1, now):
+            return [*done]
         identity = cursor.position.identity
         greeting = PushBody(
             cluster_id=identity.cluster_id if identity else "",
@@ -158,8 +167,7 @@ class Leadership:
             entries=(),
         )
         pushes = [Push(member, body) for member, body in self.replicator.next_pushes(now, greeting)]
-        acked = self.replicator.acked_index(cursor.position.applied_index, now)
-        return [*pushes, *self.writer.acknowledge(acked, self.replicator.report(acked))]
+        return [*pushes, *done]
 
     def refused(self, event: AppendRefused, now: float) -> list[Effect]:
         """ZooKeeper does not take the entry, and not because of the fence (an ACL, say): go on after a pause."""

@@ -19,6 +19,11 @@ class Parking:
         self._me = me
         self._writes: list[WriteSubmitted] = []
 
+    @property
+    def empty(self) -> bool:
+        """No write waits."""
+        return not self._writes
+
     def park(self, write: WriteSubmitted) -> list[Reply]:
         """Take a new write."""
         if len(self._writes) >= PARKED_MAX:

@@ -46,6 +46,10 @@ class Peer:
     retry_at: float = 0.0
     waited_since: float | None = None
 
+    def wants_push(self, tail_index: int, now: float) -> bool:
+        """Whether it is to be sent what there is up to ``tail_index``, or greeted (P1)."""
+        return not self.in_flight and now >= self.retry_at and not (self.greeted and self.acked >= tail_index)
+
     def has_applied(self, index: int | None) -> bool:
         """Whether it has said that it has applied ``index``; without one, whether it keeps up."""
         return self.greeted and (self.keeping_up if index is None else self.acked >= index)
@@ -82,13 +86,15 @@ class Replicator:
         while len(self._ring) > RING_ENTRIES_MAX or self._ring_bytes > RING_BYTES_MAX:
             self._ring_bytes -= len(self._ring.popleft()[1])
 
+    def wants_push(self, tail_index: int, now: float) -> bool:
+        """Whether there is anybody to push to."""
+        return any(peer.wants_push(tail_index, now) for peer in self._peers.values())
+
     def next_pushes(self, now: float, greeting: PushBody) -> list[tuple[Member, PushBody]]:
         """The pushes to send now (P1). ``greeting`` is a push without entries, with all else filled in."""
         pushes = []
         for peer in self._peers.values():
-            if peer.in_flight or now < peer.retry_at:
-                continue
-            if peer.greeted and peer.acked >= greeting.tail_index:
+            if not peer.wants_push(greeting.tail_index, now):
                 continue
             entries = self._entries_after(peer.acked) if peer.greeted else []
             first = entries[0][0] if entries else greeting.first_index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kvlog.core import events as ev
 from kvlog.core.entry import SYSTEM
@@ -72,8 +72,7 @@ class ReadOptions:
 LOCAL = ReadOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """How old a read's result can be; ``staleness_ms`` is None if the node never was up to date.
 
     ``revision`` is that of the state which was read, ``tail_age_ms`` how long ago the log's end was asked for.

@@ -155,7 +155,7 @@ class ZooKeeperLog:
         watching = True
 
         def changed(children: list[str]) -> bool:
-            """On kazoo's watch thread: only enqueues. False ends the watch, which costs a listing for each change."""
+            """On kazoo's watch thread: only enqueues. False ends the watch, which lists all at each change."""
             nonlocal watching
             if generation != self._watch_generation:
                 return False
