@@ -9,6 +9,7 @@ first has the worker hand the leadership over, while it still serves, and then s
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import re
@@ -55,6 +56,9 @@ from kvlog.zookeeper.election import ZooKeeperElection
 from kvlog.zookeeper.layout import Layout
 from kvlog.zookeeper.log import ZooKeeperLog
 from kvlog.zookeeper.session import ZooKeeperSession
+
+GARBAGE_OBJECTS = 20_000
+"""How many objects are made before the youngest are looked through for garbage. By default every few requests."""
 
 HANDOVER_S = 5.0
 """How long stopping waits for the leadership to be handed over."""
@@ -325,6 +329,10 @@ def _assemble(
         copy_store=store.snapshot,
     )
     front = _front(service, hub, guard, fail)
+    # What there is now stays for good: to look through it for garbage again and again would find none.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     threading.Thread(target=_obey, args=(pipe, runtime, front), name="kvlog-supervisor", daemon=True).start()
     return front
 
