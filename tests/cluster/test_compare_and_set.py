@@ -12,7 +12,7 @@ from kvlog.cluster import Cluster, ClusterNode
 from kvlog.errors import Unavailable
 from kvlog.processes import wait_until
 
-STEPS = 300
+STEPS = 1_000
 KILLS = 2
 
 
@@ -67,7 +67,7 @@ class Stepper:
 def test_a_counter_ends_at_exactly_what_was_counted(
     cluster: Cluster, clients: int, capsys: pytest.CaptureFixture[str]
 ):
-    """Two clients, 300 steps each, on different nodes, through two kills of the leader."""
+    """Two clients, 1,000 steps each, on different nodes, through two kills of the leader."""
     first = cluster.nodes[0].request("PUT", "/v1/kv/counter", body=b"0", headers={"If-None-Match": "*"})
     assert first.status == 201
     steppers = [Stepper(cluster, number) for number in range(clients)]
