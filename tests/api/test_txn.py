@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlog.api.operations import plain_put, write_of
 from kvlog.api.txn import txn_of
 from kvlog.cluster import Cluster, ClusterNode
+from kvlog.core.commands import SetKey
 from kvlog.errors import InvalidInput
 
 from .wire import Answer, call
@@ -318,7 +320,26 @@ JSON = st.recursive(
 def test_no_json_breaks_the_reading_of_a_transaction(body: dict[str, Any]):
     """It is a transaction, or refused."""
     try:
-        wanted = txn_of(json.dumps(body).encode())
+        _, then, _ = txn_of(json.dumps(body).encode())
     except InvalidInput:
         return
-    assert len(wanted.then) == len(body.get("then", []))
+    assert len(then) == len(body.get("then", []))
+
+
+@settings(deadline=None)
+@given(
+    JSON
+    | st.fixed_dictionaries(
+        {"op": st.just("put"), "key": st.text(max_size=4) | st.just("k" * 512) | JSON, "value": st.text() | JSON},
+        optional={"content_type": st.just("text/plain")},
+    )
+)
+def test_the_short_way_to_a_put_says_what_the_long_one_does(found: Any):
+    """Where it says anything."""
+    plain = plain_put(found)
+    assert plain is None or plain == write_of(found, "")
+
+
+def test_a_put_of_a_short_key_and_text_takes_the_short_way():
+    """Else it would be of no use."""
+    assert plain_put({"op": "put", "key": "k", "value": "v"}) == SetKey("k", b"v")
