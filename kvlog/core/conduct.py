@@ -81,7 +81,7 @@ class Conduct:
         )
         self._now = 0.0
         self._wall_ms = 0
-        self._hurry = False  # in this step: what can wait for the next tick does
+        self._hurry = False  # in this step, what can wait for the next tick does
         self._out: list[do.Effect] = []
         if position.leader is not None:
             self.standing.learn_leader(position.leader, position.epoch)
@@ -89,8 +89,9 @@ class Conduct:
     # --- moving on ----------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Let every part move on as far as it can."""
-        if self.role is not Role.HALTED:
+        """Let every part move on as far as it can; in a hurry, those that a request may concern."""
+        self._hurry = self._hurry and self._settled
+        if self.role is not Role.HALTED and not self._hurry:
             self._recover()
             self._stand()
             self._take_over()
@@ -101,19 +102,27 @@ class Conduct:
             self._confirm_tail()
             if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
-            self._out += self._get_past() if self.role is Role.HALTED else self._read()
-            if (
-                self.recovery.decided and not self._hurry
-            ):  # before, the store may turn out not to go with this log (N5, K4)
+            if not (self._hurry and self.role is Role.LEADER):  # a leader has written all that there is
+                self._out += self._get_past() if self.role is Role.HALTED else self._read()
+            # Before it is decided, the store may turn out not to go with this log (N5, K4).
+            if self.recovery.decided and not self._hurry:
                 self._out += self.retention.mark(self.cursor, self._now)
         self._route_writes()
         self._lead()
-        self._let_another_lead()
-        self._stop()
-        if self.role is Role.HALTED:
-            self._out += self.standing.resign()
+        if not self._hurry:
+            self._let_another_lead()
+            self._stop()
+            if self.role is Role.HALTED:
+                self._out += self.standing.resign()
         self._out += self._pushes.applied(self.cursor)
         self._out += self._reads.ready(self.cursor)
+
+    @property
+    def _settled(self) -> bool:
+        """The node leads or follows, and is about to do nothing else."""
+        leads_or_follows = self.role is Role.LEADER or self.role is Role.FOLLOWER
+        staying = self._handover is None and self._transfer is None
+        return leads_or_follows and staying and self.recovery.finished
 
     def _recover(self) -> None:
         """The first thing a started node does: replay, or declare what it missed."""

@@ -38,7 +38,16 @@ below both, and what bounds the staleness that an idle node reports."""
 
 
 FREQUENT = frozenset(
-    (ev.Woken, ev.WriteSubmitted, ev.ReadSubmitted, ev.Gathered, ev.Appended, ev.PushArrived, ev.PushAnswered)
+    (
+        ev.Woken,
+        ev.WriteSubmitted,
+        ev.ReadSubmitted,
+        ev.Gathered,
+        ev.Appended,
+        ev.Applied,
+        ev.PushArrived,
+        ev.PushAnswered,
+    )
 )
 """Events of which there are hundreds a second: leases, marks and trimming wait for another one, or a tick."""
 
@@ -86,7 +95,7 @@ class Node(Conduct):
     def step(self, event: ev.Event, now: float, wall_ms: int) -> list[do.Effect]:
         """Decide what follows from ``event`` at the monotonic time ``now`` (seconds)."""
         self._now, self._wall_ms, self._out = now, wall_ms, []
-        self._hurry = type(event) in FREQUENT
+        self._hurry = type(event) in FREQUENT and self._settled
         self._questions.now = now
         try:
             self._handlers[type(event)](event)
