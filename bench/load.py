@@ -7,7 +7,7 @@ is the time from the sending of a request to the end of its answer.
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.case import Unverified
 from bench.inputs import Inputs
+from kvlog.processes import ProcessKeeper
 
 BULK = 100
 """Updates in one bulk write."""
@@ -28,6 +29,9 @@ ANSWER_S = 60
 
 AFTER_S = 90
 """Seconds that wrk may take beyond its time."""
+
+SAID_CHARACTERS = 1_000
+"""Of what wrk says, how much is told where something is wrong."""
 
 _SCRIPTS = Path(__file__).resolve().parent / "lua"
 _RESULT = "result: "
@@ -59,12 +63,14 @@ class Load:
 
     Attributes:
         first: the number of its first write, see ``bench.inputs``.
+        leader: whether it goes to the leader; writes do in any case.
     """
 
     kind: Kind
     connections: int
     seconds: float
     first: int = 1
+    leader: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +98,15 @@ class Outcome:
         return self.requests / self.seconds
 
 
-def wrk(dialect: str, address: str, load: Load, inputs: Inputs) -> Outcome:
-    """Run wrk against one node.
+def wrk(keeper: ProcessKeeper, dialect: str, address: str, load: Load, inputs: Inputs) -> Outcome:
+    """Run wrk against one node, as a child of the keeper, which also has its files.
 
     Raises:
         Unverified: something was not answered, or not as it must be.
     """
-    with tempfile.TemporaryDirectory(prefix="kvlog-load-") as directory:
-        file = Path(directory) / "inputs.lua"
+    directory = Path(tempfile.mkdtemp(prefix="load-", dir=keeper.directory))
+    try:
+        file = directory / "inputs.lua"
         inputs.as_lua(file)
         argv = [
             *("wrk", "--threads", "1", "--connections", str(load.connections)),
@@ -107,15 +114,18 @@ def wrk(dialect: str, address: str, load: Load, inputs: Inputs) -> Outcome:
             *("--script", str(_SCRIPTS / "load.lua"), f"http://{address}", "--"),
             *(str(_SCRIPTS), dialect, load.kind, str(file), str(load.first), str(BULK), str(MIXED_READS)),
         ]
+        child = keeper.start(argv, name="wrk", log=directory / "said")
         try:
-            done = subprocess.run(  # noqa: S603 - the program that this module is about
-                argv, capture_output=True, text=True, timeout=load.seconds + AFTER_S, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Unverified(f"wrk has not come to an end in {error.timeout:g} s") from error
-    if done.returncode != 0:
-        raise Unverified(f"wrk ended with {done.returncode}: {done.stderr.strip()}")
-    return judged(parse(done.stdout), load)
+            code = child.wait(load.seconds + AFTER_S)
+        except TimeoutError as error:
+            child.kill()
+            raise Unverified("wrk has not come to an end in time") from error
+        said = child.log.read_text()
+    finally:
+        shutil.rmtree(directory)
+    if code != 0:
+        raise Unverified(f"wrk ended with {code}: {said.strip()[-SAID_CHARACTERS:]}")
+    return judged(parse(said), load)
 
 
 def parse(output: str) -> dict[str, Any]:
@@ -126,7 +136,7 @@ def parse(output: str) -> dict[str, Any]:
     """
     lines = [line.removeprefix(_RESULT) for line in output.splitlines() if line.startswith(_RESULT)]
     if len(lines) != 1:
-        raise Unverified(f"wrk's script has given no result, but said: {output.strip()[-1000:]}")
+        raise Unverified(f"wrk's script has given no result, but said: {output.strip()[-SAID_CHARACTERS:]}")
     found: dict[str, Any] = json.loads(lines[0])
     return found
 
@@ -140,9 +150,7 @@ def judged(said: dict[str, Any], load: Load) -> Outcome:
     bad = {name: count for name, count in (said["wrong"] | said["sockets"]).items() if count}
     if bad:
         listed = ", ".join(f"{count} of {name}" for name, count in sorted(bad.items()))
-        raise Unverified(
-            f"answers were wrong or missing: {listed}; the first of them: {said['first_wrong'][:300]}"
-        )
+        raise Unverified(f"answers were wrong or missing: {listed}; the first of them: {said['first_wrong']}")
     if said["requests"] == 0:
         raise Unverified("nothing was answered")
     for sent, answered in (("sent", "answered"), ("writes_sent", "writes_answered")):

@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 
 from kvlog.api import watch
 from kvlog.api.app import create_app
+from kvlog.api.hot import HotPath
 from kvlog.api.marks import marks
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
@@ -356,6 +357,7 @@ def _front(service: Service, hub: WatchHub, guard: Guard, fail: Callable[[int, s
         app,
         guard,
         handlers={watch.PATH: watch.WatchRoute(hub, partial(marks, service))},
+        shortcut=HotPath(service) if service.settings.hot_path else None,
         headers=(("Kvlog-Node", service.settings.node_id), (INSTANCE_HEADER, service.instance)),
     )
 

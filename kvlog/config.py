@@ -43,6 +43,7 @@ class Settings:
         history: of how many revisions this node keeps the changes, and can tell the state.
         demo: answer /kill, and let failpoints be armed.
         failpoint: what to arm from the start, in the words of kvlog.failpoints; only with ``demo``.
+        hot_path: answer the hottest routes without Flask; no answer differs by a byte.
     """
 
     host: str
@@ -60,6 +61,7 @@ class Settings:
     request_window: int
     history: int
     failpoint: str
+    hot_path: bool = True
 
     @property
     def url(self) -> str:
@@ -115,6 +117,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         history=round(_number("--history", given.history, 0, 10_000_000)),
         demo=demo,
         failpoint=given.failpoint,
+        hot_path=_flag("--hot-path", given.hot_path),
     )
 
 
@@ -164,6 +167,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "UPDATES",
     )
     setting("--history", "100000", "how many updates back this node can tell what was there (100000)", "UPDATES")
+    setting("--hot-path", "1", "answer reads of a key and writes at the leader without Flask (1)", "1|0")
     parser.add_argument(
         "--demo",
         nargs="?",

@@ -189,6 +189,18 @@ class MemorySession:
 
         self._carry(request, ev.Failed(effect))
 
+    def confirm_tail(self, effect: do.ConfirmTail) -> None:
+        """See ports.Log."""
+        asked_at = self._clock.monotonic()
+
+        def request() -> ev.Event:
+            self._look(confirm=True)
+            if segment_of(self._seen_entries) != effect.segment:
+                return ev.Failed(effect)
+            return ev.TailConfirmed(self._seen_entries - 1, asked_at)
+
+        self._carry(request, ev.Failed(effect))
+
     def read_entries(self, effect: do.ReadEntries) -> None:
         """See ports.Log."""
         first, last = effect.first_index, effect.first_index + effect.count

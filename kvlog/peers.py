@@ -30,8 +30,9 @@ from kvlog.core.values import (
     Reach,
     Refused,
 )
-from kvlog.errors import BadSnapshot, KvlogError
+from kvlog.errors import BadSnapshot, KvlogError, Unavailable
 from kvlog.failpoints import hit
+from kvlog.line import Line
 from kvlog.ports import Post
 from kvlog.snapshot import MEDIA_TYPE, Decoder, Header
 from kvlog.store.directories import DATA_FILE, remove, sync_directory
@@ -45,6 +46,9 @@ CONNECTIONS_PER_PEER = 64
 CONNECT_S = 0.5
 PROBE_S = 0.5
 PUSH_S = 2.0
+
+LINES_MAX = 64
+"""Connections that are kept for pushes, one to each member."""
 
 SNAPSHOT_READ_S = 10.0
 """How long a peer may send nothing of a snapshot."""
@@ -148,6 +152,7 @@ class HttpPeers:
         self._stopping = threading.Event()
         self._answer: urllib3.BaseHTTPResponse | None = None  # the snapshot that comes in
         self._pool = urllib3.PoolManager(num_pools=THREADS, maxsize=CONNECTIONS_PER_PEER, retries=False)
+        self._lines: dict[str, Line] = {}
         self._threads = threads or ThreadPoolExecutor(THREADS, thread_name_prefix="kvlog-peer")
 
     def stop(self) -> None:
@@ -159,28 +164,39 @@ class HttpPeers:
                 answer.shutdown()  # whoever waits for its next byte need not wait any longer
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.clear()
+        for line in list(self._lines.values()):
+            line.close()
 
     def push(self, effect: do.Push) -> None:
         """See ports.Peers."""
         self._threads.submit(lambda: self._post(self._push(effect)))
 
     def _push(self, effect: do.Push) -> ev.Event:
-        node_id = effect.member.node_id
+        member = effect.member
+        # One push to a member is under way at a time (P1): nobody else uses its line meanwhile.
+        line = self._lines.pop(member.address, None)
+        if line is None:
+            line = Line(member.address, connect_s=CONNECT_S, answer_s=PUSH_S)
         try:
-            response = self._pool.request(
-                "POST",
-                f"http://{effect.member.address}/propagate",
-                body=_encoder.encode(effect.body),
-                headers={"Content-Type": MSGPACK},
-                timeout=urllib3.Timeout(connect=CONNECT_S, read=PUSH_S),
-            )
-            instance = response.headers.get(INSTANCE_HEADER)
-            if response.status != HTTPStatus.OK or instance != effect.member.instance:
-                return ev.PushFailed(node_id)
+            answer = line.post("/propagate", _encoder.encode(effect.body), MSGPACK)
+            if answer.status != HTTPStatus.OK or answer.headers.get(INSTANCE_HEADER.lower()) != member.instance:
+                return ev.PushFailed(member.node_id)
             hit("mid_push")
-            return ev.PushAnswered(node_id, _answers.decode(response.data))
-        except (HTTPError, msgspec.MsgspecError):
-            return ev.PushFailed(node_id)
+            return ev.PushAnswered(member.node_id, _answers.decode(answer.body))
+        except (Unavailable, msgspec.MsgspecError):
+            return ev.PushFailed(member.node_id)
+        finally:
+            self._keep(member.address, line)
+
+    def _keep(self, address: str, line: Line) -> None:
+        """Have a line for the next push; those that were not used for longest go."""
+        if self._stopping.is_set():
+            line.close()
+            return
+        self._lines[address] = line
+        while len(self._lines) > LINES_MAX:
+            with suppress(KeyError):  # another thread has it
+                self._lines.pop(next(iter(self._lines))).close()
 
     def probe(self, effect: do.Probe) -> None:
         """See ports.Peers."""

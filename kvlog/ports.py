@@ -26,6 +26,9 @@ class Log(Protocol):
     def read_tail(self, effect: do.ReadTail) -> None:
         """Post TailRead or Failed."""
 
+    def confirm_tail(self, effect: do.ConfirmTail) -> None:
+        """Answered by ev.TailConfirmed or ev.Failed."""
+
     def read_entries(self, effect: do.ReadEntries) -> None:
         """Post EntriesRead or Failed."""
 

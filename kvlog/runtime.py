@@ -32,6 +32,9 @@ from kvlog.watchdog import WATCHDOG_S, Watchdog
 TICK_S = 0.05
 """The finest unit of time for which the core waits: deadlines and probes are this exact."""
 
+GATHERED_MAX = 512
+"""Requests for which one step does."""
+
 QUEUE_MAX = 10_000
 """Events that may wait. Their producers are bounded (one answer for each effect, one request for each thread of
 the server), so that this is never reached; if it is, the node is broken and ends."""
@@ -97,6 +100,7 @@ class Executor:
     ) -> None:
         self._ports: dict[type, Callable[[Any], None]] = {
             do.ReadTail: log.read_tail,
+            do.ConfirmTail: log.confirm_tail,
             do.ReadEntries: log.read_entries,
             do.WatchSegment: log.watch_segment,
             do.Append: _passing("before_append", log.append),
@@ -160,6 +164,13 @@ class _Inspect:
     answer: Future[Any]
 
 
+class _Stop:
+    """The deciding thread is to end."""
+
+
+_Happened = ev.Event | _Inspect | _Stop
+
+
 class Runtime:
     """Runs one node.
 
@@ -188,10 +199,10 @@ class Runtime:
         self._fail = fail
         self._announce: Callable[[Status], None] | None = announce
         self._on_applied = on_applied
-        self._events: queue.Queue[ev.Event | _Inspect | None] = queue.Queue(QUEUE_MAX)
-        self._store_work: queue.Queue[StoreWork | None] = queue.Queue(QUEUE_MAX)
+        self._events: queue.SimpleQueue[_Happened] = queue.SimpleQueue()
+        self._store_work: queue.SimpleQueue[StoreWork | None] = queue.SimpleQueue()
         self._tokens = itertools.count(1)
-        self._waiting: dict[int, Future[Answer]] = {}
+        self._waiting: dict[int, Callable[[Answer], None]] = {}
         self._executor: Executor | None = None
         self._threads: list[threading.Thread] = []
         self._turns = 0  # of the deciding thread
@@ -211,7 +222,7 @@ class Runtime:
             log=log,
             election=election,
             peers=peers,
-            store=self._store_work.put_nowait,
+            store=self._store_work.put,
             reply=self._reply,
             note=lambda effect: self._say(effect.text),
             stop=lambda effect: self._fail(effect.code, effect.reason),
@@ -223,7 +234,7 @@ class Runtime:
     def stop(self, timeout_s: float) -> None:
         """End all threads, the store's after what it was given."""
         self._watchdog.stop()
-        self._events.put_nowait(None)
+        self._events.put(_Stop())
         for thread in self._threads:
             thread.join(timeout_s)
 
@@ -234,21 +245,29 @@ class Runtime:
         try:
             if isinstance(event, ev.Appended):
                 hit("after_append")
-            self._events.put_nowait(event)
         except FailpointHit as error:
             # kazoo's threads, which come here with this event, would keep an exception to themselves.
             end_by(error, self._fail)
-        except queue.Full:
+        self._events.put(event)
+        if self._events.qsize() > QUEUE_MAX:
             self._fail(
                 InvariantViolation.exit_code, f"{QUEUE_MAX} events are waiting: the node has stopped deciding"
             )
 
+    def submit(self, make: Callable[[int], ev.Event], answered: Callable[[Answer], None]) -> int:
+        """Post a request; ``answered`` is called once, on the deciding thread, and only takes note.
+
+        Returns the number by which it can be forgotten.
+        """
+        token = next(self._tokens)
+        self._waiting[token] = answered
+        self.post(make(token))
+        return token
+
     def ask(self, make: Callable[[int], ev.Event], timeout_s: float) -> Answer:
         """Post a request that the core answers within ``timeout_s``, and wait for the answer."""
-        token = next(self._tokens)
         future: Future[Answer] = Future()
-        self._waiting[token] = future
-        self.post(make(token))
+        token = self.submit(make, future.set_result)
         try:
             return future.result(timeout_s + ANSWER_MARGIN_S)
         except FutureTimeout:
@@ -275,7 +294,7 @@ class Runtime:
             Unavailable: the deciding thread did not answer.
         """
         inspect = _Inspect(look, Future())
-        self._events.put_nowait(inspect)
+        self._events.put(inspect)
         try:
             found: T = inspect.answer.result(STATUS_WAIT_S)
         except FutureTimeout:
@@ -286,23 +305,46 @@ class Runtime:
 
     def _decide(self) -> None:
         next_tick = self._clock.monotonic()
+        next_one: _Happened | None = None
+        woken_at: float | None = None
         while True:
             self._turns += 1
             now = self._clock.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_S
                 self._step(ev.Tick())
+            wake_at = self._node.wake_at
+            wakes = wake_at is not None and wake_at != woken_at  # once for each time that it names
+            until = min(next_tick, wake_at) if wakes and wake_at is not None else next_tick
             try:
-                event = self._events.get(timeout=max(0.0, next_tick - now))
+                event = next_one or self._events.get(timeout=max(0.0, until - now))
             except queue.Empty:
+                if wakes and until == wake_at:
+                    woken_at = wake_at
+                    self._step(ev.Woken())
                 continue
-            if event is None:
-                self._store_work.put_nowait(None)
+            event, next_one = self._gathered(event)
+            if isinstance(event, _Stop):
+                self._store_work.put(None)
                 return
             if isinstance(event, _Inspect):
                 event.answer.set_result(event.look(self._node, self._clock.monotonic()))
             else:
                 self._step(event)
+
+    def _gathered(self, first: _Happened) -> tuple[_Happened, _Happened | None]:
+        """An event, or all requests in a row that it is the first of; and what came behind, if it was taken."""
+        if not isinstance(first, ev.WriteSubmitted | ev.ReadSubmitted) or self._events.empty():
+            return first, None
+        requests = [first]
+        behind: _Happened | None = None
+        while len(requests) < GATHERED_MAX and not self._events.empty():
+            event = self._events.get_nowait()
+            if not isinstance(event, ev.WriteSubmitted | ev.ReadSubmitted):
+                behind = event
+                break
+            requests.append(event)
+        return ev.Gathered(tuple(requests)), behind
 
     def _step(self, event: ev.Event) -> None:
         effects = self._node.step(event, self._clock.monotonic(), self._clock.wall_ms())
@@ -315,9 +357,9 @@ class Runtime:
                 self._executor.execute(effect)
 
     def _reply(self, effect: do.Reply) -> None:
-        future = self._waiting.pop(effect.token, None)
-        if future is not None:
-            future.set_result(effect.answer)
+        answered = self._waiting.pop(effect.token, None)
+        if answered is not None:
+            answered(effect.answer)
 
     # --- the applying thread ------------------------------------------------------------------------------
 

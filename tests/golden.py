@@ -280,6 +280,12 @@ class World:
         skips = tuple(sorted(self.skips))
         return ev.TailRead(tail, asked_at, effect.confirm, self.first_index, before, skips)
 
+    def do_confirmed(self, index: str = "", *, asked: str = "") -> ev.Event:
+        """The answer to the last ConfirmTail; by default the log's tail, asked for just now."""
+        assert do.ConfirmTail in self.asked
+        tail = int(index) if index else len(self.log.entries) - 1
+        return ev.TailConfirmed(tail, float(asked) if asked else self.now)
+
     def held(self, first: int, last: int) -> list[bytes]:
         """What ZooKeeper holds in the place of these entries, up to the first one that is not there."""
         if first < self.first_index:

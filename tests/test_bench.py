@@ -26,6 +26,7 @@ from bench.results import Measured, Results, read, this_machine
 from bench.runs import Bench
 from bench.systems.base import System
 from bench.systems.loaded import LoadedSystem
+from kvlog.processes import ProcessKeeper
 
 SAID = {
     "requests": 100,
@@ -222,13 +223,12 @@ WRONG = {
 
 def load(dialect: str, kind: Kind, fault: str = "") -> tuple[Outcome | Unverified, dict[str, str]]:
     """What came of a second of load on the server above, and what is in its dictionary then."""
-    with Dictionary(INPUTS, fault) as server:
+    with ProcessKeeper() as keeper, Dictionary(INPUTS, fault) as server:
+        address = f"127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            return wrk(
-                dialect, f"127.0.0.1:{server.server_port}", Load(kind, 2, 1.0, FIRST), INPUTS
-            ), server.values
+            return wrk(keeper, dialect, address, Load(kind, 2, 1.0, FIRST), INPUTS), server.values
         except Unverified as error:
             return error, server.values
         finally:

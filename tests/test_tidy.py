@@ -25,7 +25,8 @@ PARTS = {
     "memory_store": ADAPTER,
     "store": REAL | {"store"},
     "snapshot": {"errors", "core"},
-    "peers": REAL | {"snapshot", "store"},
+    "line": {"errors"},
+    "peers": REAL | {"line", "snapshot", "store"},
     "zookeeper": REAL | {"zookeeper"},
     "zookeeper.peek": ADAPTER | {"zookeeper"},  # looks at the znodes for people, and only for them
     "watching": ADAPTER | {"watching"},

@@ -38,14 +38,16 @@ class Account:
         self._held = self._inputs.prepared()
         self.check_all_nodes()
 
-    def run(self, kind: Kind, connections: int, seconds: float) -> Outcome:
+    def run(self, kind: Kind, connections: int, seconds: float, *, leader: bool = False) -> Outcome:
         """One load; what it has written is verified on the leader before its outcome is returned.
+
+        Reads go to a follower, unless they are to go to the ``leader``.
 
         Raises:
             Unverified: an answer was wrong, or what was acknowledged is not there.
         """
         first, before = self._next, self._system.revision()
-        outcome = self._system.load(Load(kind, connections, seconds, first), self._inputs)
+        outcome = self._system.load(Load(kind, connections, seconds, first, leader), self._inputs)
         if kind.writes:
             committed = self._settled(before, outcome)
             self._next = first + outcome.writes_sent * kind.updates

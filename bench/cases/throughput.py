@@ -14,6 +14,9 @@ from bench.systems.loaded import LoadedSystem
 WARM_UP_S = 2.0
 WARM_UP_CONNECTIONS = 16
 
+AT_LEADER = 64
+"""With so many connections, reads are also sent to the leader."""
+
 
 class Throughput(Case):
     """One kind of load at several numbers of connections, on 10,000 keys with values of 100 bytes.
@@ -53,6 +56,9 @@ class Throughput(Case):
             if connections <= system.most_connections(self.kind):
                 outcome = self._account.run(self.kind, connections, self.scale.seconds)
                 found += figures(f"{self.named} at {connections}", outcome, self.kind.updates)
+        if not self.kind.writes:
+            outcome = self._account.run(self.kind, AT_LEADER, self.scale.seconds, leader=True)
+            found += figures(f"{self.named} from the leader, {AT_LEADER} connections", outcome, self.kind.updates)
         return found
 
     def verify(self, system: System) -> None:

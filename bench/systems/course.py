@@ -15,7 +15,7 @@ from bench.systems.loaded import HttpSystem
 from bench.systems.process_tree import with_descendants
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
-from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
+from kvlog.processes import Child, free_ports, wait_until
 
 NODES = 3
 START_S = 30.0
@@ -37,7 +37,6 @@ class Course(HttpSystem):
 
     def __init__(self) -> None:
         super().__init__()
-        self._keeper = ProcessKeeper()
         self.ensemble = LocalEnsemble(self._keeper)
         self._children: list[Child] = []
         self._addresses: tuple[str, ...] = ()

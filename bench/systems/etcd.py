@@ -14,7 +14,7 @@ from bench.systems.http import Request, posted
 from bench.systems.loaded import HttpSystem
 from bench.systems.process_tree import with_descendants
 from kvlog.errors import Unavailable
-from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
+from kvlog.processes import Child, free_ports, wait_until
 
 NODES = 3
 START_S = 30.0
@@ -38,7 +38,6 @@ class Etcd(HttpSystem):
 
     def __init__(self) -> None:
         super().__init__()
-        self._keeper = ProcessKeeper()
         self.nodes: list[Child] = []
         self._clients: list[str] = []
         self._addresses: tuple[str, ...] = ()

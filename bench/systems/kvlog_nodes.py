@@ -18,7 +18,7 @@ from kvlog import __version__
 from kvlog.cluster import Cluster, server_command
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
-from kvlog.processes import ProcessKeeper, free_ports
+from kvlog.processes import free_ports
 from kvlog.service.reads import WAITING_MAX
 
 NODES = 3
@@ -53,7 +53,6 @@ class KvlogNodes(HttpSystem):
         self._flags = tuple(flags)
         self._checkout = checkout
         self._size = nodes
-        self._keeper = ProcessKeeper()
         self.ensemble = LocalEnsemble(self._keeper)
         self.cluster: Cluster
         self._addresses: tuple[str, ...] = ()

@@ -9,8 +9,12 @@ from bench.inputs import Inputs
 from bench.load import Kind, Load, Outcome, wrk
 from bench.systems.base import System
 from bench.systems.http import Http, Request
+from kvlog.processes import ProcessKeeper
 
 MOST_CONNECTIONS = 256
+
+READER = 1
+"""The node that reads are sent to, as a number in ``addresses``: one that does not lead."""
 
 
 class LoadedSystem(System):
@@ -18,12 +22,10 @@ class LoadedSystem(System):
 
     Attributes:
         kinds: of load, that it can do.
-        reader: the node that reads are sent to, as a number in ``addresses``.
         notes: what a reader of its figures has to know, each a sentence or two.
     """
 
     kinds: ClassVar[frozenset[Kind]]
-    reader: int = 1
     notes: ClassVar[tuple[str, ...]] = ()
 
     def most_connections(self, kind: Kind) -> int:  # noqa: ARG002 - for those who differ
@@ -62,11 +64,12 @@ class HttpSystem(LoadedSystem):
 
     def __init__(self) -> None:
         self.http = Http()
+        self._keeper = ProcessKeeper()
 
     def load(self, load: Load, inputs: Inputs) -> Outcome:
-        """Let wrk loose on the leader, or for reads on the node that they are sent to."""
-        address = self.addresses[0 if load.kind.writes else self.reader]
-        return wrk(self.dialect, address, load, inputs)
+        """Let wrk loose on one node."""
+        address = self.addresses[0 if load.leader or load.kind.writes else READER]
+        return wrk(self._keeper, self.dialect, address, load, inputs)
 
     @abstractmethod
     def put_request(self, key: str, value: str) -> Request:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 
 from kazoo.client import KazooClient
 from kazoo.interfaces import IAsyncResult
@@ -158,9 +159,12 @@ class RawZooKeeper(LoadedSystem):
 
 
 def ensemble_version(ensemble: LocalEnsemble) -> str:
-    """Which ZooKeeper it is, as the first of its servers says."""
-    said = srvr("127.0.0.1", ensemble.servers[0].client_port, timeout_s=5)
-    return said.partition(": ")[2].partition("-")[0].partition(",")[0]
+    """Which ZooKeeper it is, as the first of its servers says, and how its JVM runs."""
+    server = ensemble.servers[0]
+    said = srvr("127.0.0.1", server.client_port, timeout_s=5)
+    argv = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
+    flags = " ".join(argument for argument in argv if argument.startswith("-X"))
+    return f"{said.partition(': ')[2].partition('-')[0].partition(',')[0]} ({flags})"
 
 
 class _Creating:

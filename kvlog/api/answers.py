@@ -22,9 +22,12 @@ class View:
     media_type: str = JSON
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False)
+
+
 def encode(body: Any) -> str:
     """A line of JSON. Characters stand for themselves, so that people can read them."""
-    return json.dumps(body, ensure_ascii=False) + "\n"
+    return _encoder.encode(body) + "\n"
 
 
 def respond(view: View) -> Response:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from flask import request
@@ -25,6 +26,25 @@ KEYS = "/v1/kv/"
 _PIECE_BYTES = 64 * 1024
 
 _HALF_ENCODED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class Asked(Protocol):
+    """What a route reads of a request: this module, or somebody in its place."""
+
+    def query(self) -> str:
+        """See below; as all that follows."""
+
+    def key(self) -> str:
+        """See below."""
+
+    def header(self, name: str) -> str | None:
+        """See below."""
+
+    def body(self, bytes_max: int = ..., /) -> bytes:
+        """See below."""
+
+    def json_body(self) -> bytes:
+        """See below."""
 
 
 class BodyTooLarge(InvalidInput):
@@ -51,10 +71,19 @@ def key() -> str:
     sent = request.environ.get("REQUEST_URI")
     path: str = request.environ["PATH_INFO"] if sent is None else sent.partition("?")[0]
     data = path.encode("latin-1")
-    if sent is not None:
-        if _HALF_ENCODED.search(data):
-            raise InvalidInput("the path has a % that no two hex digits follow: a % is sent as %25")
-        data = unquote_to_bytes(data)
+    return key_in(data) if sent is not None else _key_of(data)
+
+
+def key_in(path: bytes) -> str:
+    """The key that a path names as it was sent. Raises InvalidInput."""
+    if b"%" not in path:
+        return _key_of(path)
+    if _HALF_ENCODED.search(path):
+        raise InvalidInput("the path has a % that no two hex digits follow: a % is sent as %25")
+    return _key_of(unquote_to_bytes(path))
+
+
+def _key_of(data: bytes) -> str:
     try:
         found = data.removeprefix(KEYS.encode()).decode()
     except UnicodeDecodeError:
@@ -70,7 +99,7 @@ def header(name: str) -> str | None:
     return request.headers.get(name)
 
 
-def body(bytes_max: int = BODY_BYTES_MAX) -> bytes:
+def body(bytes_max: int = BODY_BYTES_MAX, /) -> bytes:
     """The whole body, of which no more is read than may be.
 
     Werkzeug's own limit cuts a body without a length off where it ends, and calls the rest none.
@@ -113,7 +142,12 @@ def media_type(*allowed: str) -> str:
     Raises:
         InvalidInput: 415; says what to send.
     """
-    sent = (header("Content-Type") or "").partition(";")[0].strip().lower()
+    return known_type(header("Content-Type"), *allowed)
+
+
+def known_type(sent: str | None, *allowed: str) -> str:
+    """The media type that a header names. Raises as ``media_type`` does."""
+    sent = (sent or "").partition(";")[0].strip().lower()
     if sent not in allowed:
         there = f"Content-Type {sent[:50]!r}" if sent else "no Content-Type"
         raise InvalidInput(

@@ -14,7 +14,7 @@ from kvlog.api.ids import any_request_id
 from kvlog.api.parameters import parameters
 from kvlog.api.problems import problem
 from kvlog.config import WRITE_TIMEOUT_MAX_S
-from kvlog.core.values import PushBody, Refused
+from kvlog.core.values import PushAnswer, PushBody, Refused
 from kvlog.errors import InvalidInput
 from kvlog.peers import MSGPACK, Forward, ForwardAnswer
 from kvlog.service.service import Service
@@ -41,11 +41,20 @@ def add_routes(app: Flask, service: Service) -> None:
     @app.post("/propagate")
     def propagate() -> Response:
         parameters(incoming.query())
-        body = _decoded(_pushes, incoming.body(), "a push of a leader; clients write with PUT /v1/kv/<key>")
-        answer = service.propagate(body)
+        answer = service.propagate(push_of(incoming.body()))
         if isinstance(answer, Refused):
             return respond(problem("conflict", answer.reason))
-        return Response(_encoder.encode(answer), mimetype=MSGPACK)
+        return Response(encoded(answer), mimetype=MSGPACK)
+
+
+def encoded(answer: PushAnswer) -> bytes:
+    """The body of the answer to a push."""
+    return _encoder.encode(answer)
+
+
+def push_of(body: bytes) -> PushBody:
+    """A push of a leader. Raises InvalidInput."""
+    return _decoded(_pushes, body, "a push of a leader; clients write with PUT /v1/kv/<key>")
 
 
 def forward_of(body: bytes) -> Forward:

@@ -11,12 +11,13 @@ from werkzeug.routing import BaseConverter
 from kvlog.api import incoming
 from kvlog.api.answers import View, respond
 from kvlog.api.conditions import Tags, conditions, is_known, matches, tag_of, tags, wants_item
+from kvlog.api.incoming import Asked
 from kvlog.api.items import check_content_type, content_type, item
 from kvlog.api.outcomes import answer, committed
 from kvlog.api.parameters import TTL, WRITE, a_flag, a_limit, a_number, a_prefix, parameters
 from kvlog.api.problems import problem
 from kvlog.api.reading import READ, age, read_options
-from kvlog.api.writing import own_id, write
+from kvlog.api.writing import Planned, checked, own_id
 from kvlog.core.commands import Condition, DeleteKey, SetKey, Txn
 from kvlog.core.entry import VALUE_BYTES_MAX
 from kvlog.core.machine import Record
@@ -24,6 +25,7 @@ from kvlog.core.values import Committed
 from kvlog.errors import InvalidInput
 from kvlog.service.reads import Read
 from kvlog.service.service import Service
+from kvlog.service.writes import Written
 
 PAGE_ITEMS = 100
 PAGE_ITEMS_MAX = 1_000
@@ -81,45 +83,65 @@ def _add_reads(app: Flask, service: Service) -> None:
 def _add_writes(app: Flask, service: Service) -> None:
     @app.put("/v1/kv/<key:_>")
     def put_key(_: str) -> Response:
-        key, given = incoming.key(), parameters(incoming.query(), PUT)
-        held, name = _conditions(key), own_id()
-        if given["ttl"] and given["lease"]:
-            raise InvalidInput("ttl gives the key a lease of its own, lease names another: leave one of them out")
-        if incoming.header("Content-Range") is not None:
-            raise InvalidInput("Content-Range: a value is always put as a whole")
-        kind = check_content_type(incoming.header("Content-Type") or "")
-        value = incoming.body(VALUE_BYTES_MAX)
-        operation = SetKey(key, value, kind, given["lease"] or 0, given["ttl"] or 0)
-        written = write(service, Txn((operation,), held), given, name)
+        planned = put_of(incoming)
+        return respond(planned.answered(service.writes.write(planned.write)))
 
+    @app.delete("/v1/kv/<key:_>")
+    def delete_key(_: str) -> Response:
+        planned = delete_of(incoming)
+        return respond(planned.answered(service.writes.write(planned.write)))
+
+
+def put_of(asked: Asked) -> Planned:
+    """What a request to set a key asks for.
+
+    Raises:
+        InvalidInput: it makes no sense.
+    """
+    key, given = asked.key(), parameters(asked.query(), PUT)
+    held, name = _conditions(key, asked), own_id(asked)
+    if given["ttl"] and given["lease"]:
+        raise InvalidInput("ttl gives the key a lease of its own, lease names another: leave one of them out")
+    if asked.header("Content-Range") is not None:
+        raise InvalidInput("Content-Range: a value is always put as a whole")
+    kind = check_content_type(asked.header("Content-Type") or "")
+    value = asked.body(VALUE_BYTES_MAX)
+    operation = SetKey(key, value, kind, given["lease"] or 0, given["ttl"] or 0)
+
+    def answered(written: Written) -> View:
         def done(result: Committed) -> View:
             status = HTTPStatus.CREATED if result.created else HTTPStatus.OK
             headers = {"ETag": tag_of(result.revision), "Kvlog-Revision": str(result.revision)}
             return View(committed(written, result, key=key), status, headers)
 
-        return respond(answer(written, done))
+        return answer(written, done)
 
-    @app.delete("/v1/kv/<key:_>")
-    def delete_key(_: str) -> Response:
-        key, given = incoming.key(), parameters(incoming.query(), DELETE)
-        held, name = _conditions(key), own_id()
-        if incoming.body():
-            raise InvalidInput("DELETE takes no body: its path says it all")
-        written = write(service, Txn((DeleteKey(key),), held), given, name)
+    return Planned(checked(Txn((operation,), held), given, name), answered)
 
+
+def delete_of(asked: Asked) -> Planned:
+    """What a request to delete a key asks for. Raises as ``put_of`` does."""
+    key, given = asked.key(), parameters(asked.query(), DELETE)
+    held, name = _conditions(key, asked), own_id(asked)
+    if asked.body():
+        raise InvalidInput("DELETE takes no body: its path says it all")
+
+    def answered(written: Written) -> View:
         def done(result: Committed) -> View:
             body = committed(written, result, key=key, deleted=result.changes > 0)
             return View(body, headers={"Kvlog-Revision": str(result.revision)})
 
-        return respond(answer(written, done))
+        return answer(written, done)
+
+    return Planned(checked(Txn((DeleteKey(key),), held), given, name), answered)
 
 
-def _header_tags(name: str) -> Tags | None:
-    return tags(name, incoming.header(name))
+def _header_tags(name: str, asked: Asked) -> Tags | None:
+    return tags(name, asked.header(name))
 
 
-def _conditions(key: str) -> tuple[Condition, ...]:
-    return conditions(key, _header_tags("If-Match"), _header_tags("If-None-Match"))
+def _conditions(key: str, asked: Asked) -> tuple[Condition, ...]:
+    return conditions(key, _header_tags("If-Match", asked), _header_tags("If-None-Match", asked))
 
 
 def _show(key: str, record: Record, read: Read) -> Response:
@@ -128,7 +150,7 @@ def _show(key: str, record: Record, read: Read) -> Response:
     as_item = wants_item(request.accept_mimetypes, raw_type)
     tag = tag_of(record.revision, as_item=as_item)
     headers = {"ETag": tag, **VALUE_HEADERS, **age(read)}
-    if_match, if_none_match = _header_tags("If-Match"), _header_tags("If-None-Match")
+    if_match, if_none_match = _header_tags("If-Match", incoming), _header_tags("If-None-Match", incoming)
     if if_match is not None and not matches(if_match, record.revision):
         what = f"the key is there, but at revision {record.revision}, which If-Match does not name"
         return respond(problem("condition-failed", what, age(read), revision=read.revision))

@@ -6,8 +6,9 @@ What is read here is described from here (see openapi), so that both are always 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +19,10 @@ from kvlog.core.values import Ack
 from kvlog.errors import InvalidInput
 
 PARAMETERS_MAX = 16
+
+REMEMBERED = 1_024
+REMEMBERED_CHARACTERS = 100
+"""Short queries whose meaning is remembered: most clients ask the same ones again and again."""
 
 KEY_PATTERN = "^[^\\u0000]"
 PREFIX_PATTERN = "^([^\\u0000]|$)"
@@ -33,7 +38,7 @@ Read = Callable[[str, str], Any]
 """The value of the parameter with this name, from its text. Raises InvalidInput."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parameter:
     """A parameter: what it is for, how it is read, its JSON schema, and what holds where it is not given."""
 
@@ -45,12 +50,23 @@ class Parameter:
     required: bool = False
 
 
-def parameters(query: str, known: Sequence[Parameter] = ()) -> dict[str, Any]:
+def parameters(query: str, known: tuple[Parameter, ...] = ()) -> dict[str, Any]:
     """The values of the parameters in a query, each given at most once and nothing else; and the defaults.
 
     Raises:
         InvalidInput: an unknown, repeated or missing parameter, or one that makes no sense.
     """
+    if len(query) <= REMEMBERED_CHARACTERS:
+        return dict(_remembered(query, known))
+    return _read(query, known)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(query: str, known: tuple[Parameter, ...]) -> dict[str, Any]:
+    return _read(query, known)
+
+
+def _read(query: str, known: tuple[Parameter, ...]) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
     except UnicodeDecodeError:

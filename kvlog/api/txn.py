@@ -12,17 +12,19 @@ from kvlog.api import incoming
 from kvlog.api.answers import View, respond
 from kvlog.api.bodies import Fields, json_object, kind
 from kvlog.api.commands import check_branch
+from kvlog.api.incoming import Asked
 from kvlog.api.items import item_or_none
 from kvlog.api.operations import GetKey, condition_of, operation_of
 from kvlog.api.outcomes import answer, committed
 from kvlog.api.parameters import WRITE, parameters
-from kvlog.api.writing import own_id, write
+from kvlog.api.writing import checked, own_id
 from kvlog.core.commands import COMPARES_MAX, OPERATIONS_MAX, Operation, SetKey, Txn
 from kvlog.core.values import Committed
 from kvlog.errors import Behind, GapsInHistory, HistoryTrimmed, InvalidInput, Unavailable
 from kvlog.problems import details, details_of
 from kvlog.service.reads import PAGE_BYTES_MAX, ReadOptions, Reads
 from kvlog.service.service import Service
+from kvlog.service.writes import Write, Written
 
 TXN = WRITE
 FIELDS = ("compare", "then", "else")
@@ -33,11 +35,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A transaction as a client has sent it: the command, and both branches with what is only to be read."""
+    """A transaction that a client has asked for: the write, and both branches with what is only to be read."""
 
-    command: Txn
+    write: Write
     then: Branch
     otherwise: Branch
+
+    @property
+    def gets(self) -> bool:
+        """Whether something is to be read in it."""
+        return any(isinstance(each, GetKey) for each in (*self.then, *self.otherwise))
 
 
 def add_routes(app: Flask, service: Service) -> None:
@@ -45,24 +52,34 @@ def add_routes(app: Flask, service: Service) -> None:
 
     @app.post("/v1/txn")
     def txn() -> Response:
-        given, name = parameters(incoming.query(), TXN), own_id()
-        wanted = txn_of(incoming.json_body())
-        gets = any(isinstance(each, GetKey) for each in (*wanted.then, *wanted.otherwise))
-        if gets and service.missed_entries:  # better before than after it has been carried out
+        wanted = wanted_txn(incoming)
+        if wanted.gets and service.missed_entries:  # better before than after it has been carried out
             raise GapsInHistory(service.missed_entries)
-        written = write(service, wanted.command, given, name)
-
-        def done(result: Committed) -> View:
-            succeeded = not result.failed
-            branch = wanted.then if succeeded else wanted.otherwise
-            results = _results(service.reads, branch, result.revision, given["timeout_ms"] / 1000)
-            return View(committed(written, result, succeeded=succeeded) | {"results": results})
-
-        return respond(answer(written, done, whatever_holds=True))
+        written = service.writes.write(wanted.write)
+        return respond(answered(service.reads, wanted, written))
 
 
-def txn_of(body: bytes) -> Wanted:
-    """The transaction in a body.
+def wanted_txn(asked: Asked) -> Wanted:
+    """What a request for a transaction asks for. Raises as ``txn_of`` does."""
+    given, name = parameters(asked.query(), TXN), own_id(asked)
+    command, then, otherwise = txn_of(asked.json_body())
+    return Wanted(checked(command, given, name), then, otherwise)
+
+
+def answered(reads: Reads, wanted: Wanted, written: Written) -> View:
+    """The answer to a transaction; waits where something is to be read in it."""
+
+    def done(result: Committed) -> View:
+        succeeded = not result.failed
+        branch = wanted.then if succeeded else wanted.otherwise
+        results = _results(reads, branch, result.revision, wanted.write.timeout_s)
+        return View(committed(written, result, succeeded=succeeded) | {"results": results})
+
+    return answer(written, done, whatever_holds=True)
+
+
+def txn_of(body: bytes) -> tuple[Txn, Branch, Branch]:
+    """The transaction in a body: the command, and both branches.
 
     Raises:
         InvalidInput: it makes no sense; says where.
@@ -73,8 +90,7 @@ def txn_of(body: bytes) -> Wanted:
     conditions = _each(fields, "compare", COMPARES_MAX, condition_of)
     then = _each(fields, "then", OPERATIONS_MAX, operation_of)
     otherwise = _each(fields, "else", OPERATIONS_MAX, operation_of)
-    command = Txn(_writes("then", then), conditions, _writes("else", otherwise))
-    return Wanted(command, then, otherwise)
+    return Txn(_writes("then", then), conditions, _writes("else", otherwise)), then, otherwise
 
 
 def _each(fields: Fields, name: str, limit: int, read: Callable[[object, str], T]) -> tuple[T, ...]:

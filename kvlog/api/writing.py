@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kvlog.api import incoming
+from kvlog.api.answers import View
 from kvlog.api.ids import request_id
 from kvlog.core.commands import Command
 from kvlog.core.entry import REQUEST_ID_BYTES_MAX
@@ -15,9 +18,17 @@ from kvlog.service.writes import Write, Written
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
 
-def own_id() -> str:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A write that a client has asked for, and what it is answered."""
+
+    write: Write
+    answered: Callable[[Written], View]
+
+
+def own_id(asked: incoming.Asked = incoming) -> str:
     """The id that the client has given the write, "" if none. Raises InvalidInput."""
-    return request_id(incoming.header(IDEMPOTENCY_KEY))
+    return request_id(asked.header(IDEMPOTENCY_KEY))
 
 
 def write(service: Service, command: Command, given: dict[str, Any], name: str = "") -> Written:
@@ -26,5 +37,10 @@ def write(service: Service, command: Command, given: dict[str, Any], name: str =
     Raises:
         InvalidInput: 413; no entry can hold it.
     """
+    return service.writes.write(checked(command, given, name))
+
+
+def checked(command: Command, given: dict[str, Any], name: str = "") -> Write:
+    """The write that is to be carried out. Raises as ``write`` does."""
     check_command(command, request_id_bytes=REQUEST_ID_BYTES_MAX)
-    return service.writes.write(Write(command, name, given["ack"], given["timeout_ms"] / 1000))
+    return Write(command, name, given["ack"], given["timeout_ms"] / 1000)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from kvlog.core import effects as do
 from kvlog.core.arrivals import Arrivals
 from kvlog.core.cursor import Cursor
-from kvlog.core.entry import Leader
+from kvlog.core.entry import Leader, segment_of
 from kvlog.core.evaluate import View
 from kvlog.core.events import TailRead
+from kvlog.core.gathering import Gathering
 from kvlog.core.installing import Installing
 from kvlog.core.leadership import Leadership
 from kvlog.core.machine import Position
@@ -26,6 +27,10 @@ from kvlog.core.skipping import Skipping
 from kvlog.core.standing import Standing
 from kvlog.core.values import Done, Member, NodeSettings, Refused, Replica
 from kvlog.errors import BadEntry
+
+PUSH_GRACE_S = 0.04
+"""How long an entry that the log is known to have is not read from there, while pushes come: this one is probably
+on its way, and would be read, sent and decoded for nothing."""
 
 TRANSFER_S = 8.0
 """How long letting another node lead may take."""
@@ -59,7 +64,9 @@ class Conduct:
         self._pushes = Pushes()
         self._reads = Reads()
         self._parking = Parking(self._me)
-        self._applied_when_asked = -1
+        self._applied_when_asked = self._applied_when_confirmed = -1
+        self._confirming = Gathering()
+        self._look_closely = False  # the quick way to the tail has come to nothing
         self._watched_segment: int | None = None
         self._poll_at = 0.0
         self._read_at = 0.0
@@ -85,7 +92,8 @@ class Conduct:
         if not standing_still and (apply := self.cursor.next_apply()) is not None:
             self._out.append(apply)
         if self.standing.connected:
-            if self._reads.needs_tail or (self.role is Role.HALTED and self._skipping.needs_tail):
+            self._confirm_tail()
+            if self.role is Role.HALTED and self._skipping.needs_tail:
                 self._ask_tail(confirm=True)
             self._out += self._get_past() if self.role is Role.HALTED else self._read()
             if self.recovery.decided:  # before, the store may turn out not to go with this log (N5, K4)
@@ -248,6 +256,15 @@ class Conduct:
     # --- roles --------------------------------------------------------------------------------------------
 
     @property
+    def wake_at(self) -> float | None:
+        """When the node wants to be woken, if nothing happens before; monotonic seconds."""
+        appending = self.leadership.gathering.wake_at if self.role is Role.LEADER else None
+        confirming = self._confirming.wake_at
+        if appending is None or confirming is None:
+            return appending or confirming
+        return min(appending, confirming)
+
+    @property
     def _epoch(self) -> int:
         return self.standing.candidate.epoch if self.standing.candidate else 0
 
@@ -255,6 +272,20 @@ class Conduct:
         asked = self._questions.ask(do.ReadTail(confirm=confirm))
         if asked:
             self._applied_when_asked = self.cursor.position.applied_index
+        self._out += asked
+
+    def _confirm_tail(self) -> None:
+        """Have the tail confirmed for reads: in the quick way, if that does."""
+        reads = self._reads.unconfirmed
+        if reads and (self._look_closely or self.role is Role.HALTED or not self.recovery.decided):
+            self._ask_tail(confirm=True)
+            return
+        if self._questions.is_open(do.ConfirmTail) or not self._confirming.complete(reads, self._now):
+            return
+        asked = self._questions.ask(do.ConfirmTail(segment_of(self.cursor.tail_index + 1)))
+        if asked:
+            self._applied_when_confirmed = self.cursor.position.applied_index
+            self._confirming.gone(reads, self._now)
         self._out += asked
 
     def _resign(self, reason: str) -> None:

@@ -65,6 +65,17 @@ class ReadTail:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmTail:
+    """Find out where the log ends, as a quorum knows it: what ReadTail does, for reads, and nothing beside.
+
+    ``segment`` is the one in which the end is expected. Answered by TailConfirmed, or by Failed: also if the log
+    goes on behind that segment, or is not as it should be, which ReadTail is to find out about.
+    """
+
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadEntries:
     """Answered by EntriesRead or Failed."""
 
@@ -229,7 +240,7 @@ class Exit:
 
 Effect = (
     Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
-    | ReadTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases | Install
-    | FetchSnapshot
+    | ReadTail | ConfirmTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases
+    | Install | FetchSnapshot
     | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit
 )  # fmt: skip

@@ -16,6 +16,11 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Woken:
+    """The time has come for which the node wanted to be woken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """What ``effect`` asked for came to nothing, or nothing is known of it. Asking again is safe."""
 
@@ -104,6 +109,14 @@ class TailRead:
     first_index: int = 0
     first_bytes: int = 0
     skips: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TailConfirmed:
+    """A quorum has confirmed that the log ended at ``tail_index`` or later at ``asked_at`` (monotonic seconds)."""
+
+    tail_index: int
+    asked_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +313,13 @@ class ReadSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Reads and writes that have come while the node was busy, in their order: one step does for all."""
+
+    requests: tuple[WriteSubmitted | ReadSubmitted, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LeasesListed:
     """The leases that are in the store, each with its time to live in milliseconds."""
 
@@ -345,10 +365,11 @@ class HandoverRequested:
 
 
 Event = (
-    Tick | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked | MembersChanged
-    | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | SegmentChanged
+    Tick | Woken | Failed | SessionConnected | SessionSuspended | SessionLost | Joined | JoinBlocked
+    | MembersChanged | MembersListed | Enrolled | CandidatesListed | CandidatesChanged | TailRead | TailConfirmed | SegmentChanged
     | EntriesRead | Appended | AppendFenced | AppendRefused | AppendUnknown | Applied | Synced
     | SnapshotProgress | SnapshotFetched | SnapshotFailed | MarkPublished | ReplicasListed | ReplicaRemoved
     | Trimmed | SkipWritten | Probed | PushArrived | PushAnswered | PushFailed | WriteSubmitted | ReadSubmitted
-    | LeasesListed | TransferRequested | CatchupRequested | RemovalRequested | SkipRequested | HandoverRequested
+    | Gathered | LeasesListed | TransferRequested | CatchupRequested | RemovalRequested | SkipRequested
+    | HandoverRequested
 )  # fmt: skip

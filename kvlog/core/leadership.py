@@ -20,6 +20,7 @@ from kvlog.core.effects import Effect, ListLeases, Note, Push, Reply
 from kvlog.core.entry import Leader, LogEntry
 from kvlog.core.evaluate import View, lease_key
 from kvlog.core.events import Appended, AppendRefused, Enrolled, WriteSubmitted
+from kvlog.core.gathering import Gathering
 from kvlog.core.leases import Leases
 from kvlog.core.replicator import Replicator
 from kvlog.core.role import Input
@@ -51,6 +52,7 @@ class Leadership:
         self.writer = Writer(store, instance=instance)
         self.replicator = Replicator(node_id=me.node_id)
         self.leases = Leases()
+        self.gathering = Gathering()
         self._elected_at = 0.0
         self._tail: int | None = None
         self._pause_until = 0.0
@@ -117,13 +119,18 @@ class Leadership:
         if now < self._pause_until or (self._settling and not cursor.idle):
             return []
         self._settling = False
-        return self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
+        if self.writer.busy or not self.gathering.complete(len(self.writer.queue), now):
+            return []
+        effects = self.writer.next_append(**_next_entry(cursor, candidate, wall_ms))
+        if self.writer.in_flight is not None:
+            self.gathering.gone(len(self.writer.in_flight.landings), now)
+        return effects
 
     def awaits(self, batch_id: str) -> bool:
         """Whether the answer to this append is still of interest: its entry has not been read from the log yet."""
         return self.writer.in_flight is not None and self.writer.in_flight.batch_id == batch_id
 
-    def appended(self, event: Appended, cursor: Cursor) -> LogEntry | None:
+    def appended(self, event: Appended, cursor: Cursor, now: float) -> LogEntry | None:
         """ZooKeeper has confirmed an append; returns its entry, or None if it has been read from the log before.
 
         Raises:
@@ -136,6 +143,7 @@ class Leadership:
             raise BadEntry(
                 batch.index, f"was appended at {event.index}: something else than entries is in its segment"
             )
+        self.gathering.done(now)
         return cursor.offer(event.index, batch.data)
 
     def replicate(self, cursor: Cursor, candidate: Enrolled, now: float) -> list[Effect]:

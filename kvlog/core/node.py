@@ -19,7 +19,7 @@ from typing import Any, get_args
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core import installing, retention
-from kvlog.core.conduct import TRANSFER_S, Conduct
+from kvlog.core.conduct import PUSH_GRACE_S, TRANSFER_S, Conduct
 from kvlog.core.entry import LogEntry
 from kvlog.core.evaluate import View
 from kvlog.core.machine import Position
@@ -45,11 +45,13 @@ class Node(Conduct):
         self._read_because = Path.POLL
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.Tick: self._on_tick,
+            ev.Woken: lambda _: None,
             ev.Failed: self._on_failed,
             ev.SessionConnected: self._on_connected,
             ev.SessionSuspended: self._on_disconnected,
             ev.SessionLost: self._on_disconnected,
             ev.TailRead: self._on_tail_read,
+            ev.TailConfirmed: self._on_tail_confirmed,
             ev.SegmentChanged: lambda event: self._told(event.tail_index, Path.WATCH),
             ev.EntriesRead: self._on_entries_read,
             ev.Appended: self._on_appended,
@@ -62,6 +64,7 @@ class Node(Conduct):
             ev.PushFailed: lambda event: self.leadership.replicator.failed(event.node_id, self._now),
             ev.WriteSubmitted: self._on_write_submitted,
             ev.ReadSubmitted: self._on_read_submitted,
+            ev.Gathered: self._on_gathered,
             ev.LeasesListed: self._on_leases_listed,
             ev.TransferRequested: self._on_transfer_requested,
             ev.CatchupRequested: self._on_catchup_requested,
@@ -117,6 +120,9 @@ class Node(Conduct):
                 self._out += self.retention.refresh()
             case do.WatchCandidate():
                 self.standing.watch_failed()
+            case do.ConfirmTail():
+                self._questions.failed(do.ConfirmTail)
+                self._look_closely = True
             case other:
                 self._questions.failed(type(other))
 
@@ -178,15 +184,29 @@ class Node(Conduct):
             raise self.cursor.bad
         if not event.confirmed:
             return
+        self._look_closely = False
         self._skipping.tail_confirmed(event.asked_at)
         self._reads.tail_confirmed(event.tail_index, event.asked_at)
         self.recovery.decide(event.tail_index)
         self.leadership.tail_confirmed(event.tail_index, event.asked_at)
 
+    def _on_tail_confirmed(self, event: ev.TailConfirmed) -> None:
+        self._questions.answered(do.ConfirmTail)
+        self._confirming.done(self._now)
+        if event.tail_index < self._applied_when_confirmed:
+            self._look_closely = True  # another log, perhaps (N5)
+            return
+        self._told(event.tail_index, Path.POLL)
+        self.cursor.observe(event.tail_index, event.asked_at)
+        self._reads.tail_confirmed(event.tail_index, event.asked_at)
+
     def _told(self, tail_index: int, by: Path) -> None:
         """The log goes on up to ``tail_index``, as has become known in this way."""
         if tail_index > self.cursor.tail_index:
             self._read_because = by
+            last = self.arrivals.last
+            if last is not None and last.path is Path.PUSH:
+                self._read_at = max(self._read_at, self._now + PUSH_GRACE_S)
         self.cursor.saw(tail_index)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
@@ -202,7 +222,7 @@ class Node(Conduct):
             raise self.cursor.bad
 
     def _on_appended(self, event: ev.Appended) -> None:
-        item = self.leadership.appended(event, self.cursor)
+        item = self.leadership.appended(event, self.cursor, self._now)
         if item is not None:
             self._entry_seen(item, Path.APPEND)
 
@@ -290,6 +310,10 @@ class Node(Conduct):
 
     def _on_read_submitted(self, event: ev.ReadSubmitted) -> None:
         self._out += self._reads.submit(event, self.cursor, self._now)
+
+    def _on_gathered(self, event: ev.Gathered) -> None:
+        for request in event.requests:
+            self._handlers[type(request)](request)
 
     def _on_leases_listed(self, event: ev.LeasesListed) -> None:
         if self.role is Role.LEADER:

@@ -25,6 +25,10 @@ class Questions:
         self._open.add(question)
         return [effect]
 
+    def is_open(self, kind: type, name: str = "") -> bool:
+        """Whether the answer is still to come."""
+        return (kind, name) in self._open
+
     def answered(self, kind: type, name: str = "") -> None:
         """The answer has come."""
         self._open.discard((kind, name))

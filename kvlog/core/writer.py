@@ -107,6 +107,11 @@ class Writer:
         return not (self.queue or self.in_flight or self.unresolved or self.acking)
 
     @property
+    def busy(self) -> bool:
+        """Nothing can be appended: the fate of an earlier append is not known (W4)."""
+        return bool(self.in_flight or self.unresolved)
+
+    @property
     def has_own(self) -> bool:
         """Something that the leader wants by itself waits for its entry."""
         return any(write.token == NOBODY for write in self.queue)
@@ -147,7 +152,7 @@ class Writer:
         make an entry without requests.
         """
         effects: list[Effect] = []
-        if self.in_flight or self.unresolved:
+        if self.busy:
             return effects
         forming = _Forming(index, revision + 1)
         while self.queue and len(forming.requests) < BATCH_WRITES_MAX:

@@ -15,6 +15,10 @@ DEBIAN_JAR = Path("/usr/share/java/zookeeper.jar")
 
 _INSTALL = "sudo apt-get install libzookeeper-java default-jre-headless"
 _MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+_JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""An ensemble for a demonstration or a test lives for minutes: to optimize its code further costs more than that
+gives back."""
+
 _SETTINGS = (
     "tickTime=500",  # milliseconds; sessions may last from 2 to 20 ticks
     "initLimit=20",
@@ -193,7 +197,7 @@ class LocalEnsemble(Ensemble):
             ]
             config = directory / "zoo.cfg"
             config.write_text("\n".join(settings) + "\n")
-            argv = [java, "-Xmx256m", "-cp", class_path, _MAIN_CLASS, str(config)]
+            argv = [java, *_JVM, "-cp", class_path, _MAIN_CLASS, str(config)]
             name, log = f"ZooKeeper server {number}", directory / "zookeeper.log"
             self.servers.append(LocalServer(self._keeper, name, argv, log, client[number - 1]))
         self.hosts = ",".join(f"127.0.0.1:{port}" for port in client)

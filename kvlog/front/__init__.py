@@ -9,17 +9,31 @@ client (400 MiB of a stream stood in memory), gives the path only after ``%2F`` 
 header whose value is not ASCII without a word. In ASGI sending waits, and path and headers come as they were sent.
 """
 
-from kvlog.front.exchange import AsyncHandler, Exchange, Scope, Stream, query_of
+from kvlog.front.exchange import (
+    Answer,
+    AsyncHandler,
+    Begin,
+    Exchange,
+    Reply,
+    Scope,
+    Shortcut,
+    Stream,
+    query_of,
+)
 from kvlog.front.front import CONNECTIONS_MAX, THREADS, WAITING_MAX, Front, make_server
 
 __all__ = [
     "CONNECTIONS_MAX",
     "THREADS",
     "WAITING_MAX",
+    "Answer",
     "AsyncHandler",
+    "Begin",
     "Exchange",
     "Front",
+    "Reply",
     "Scope",
+    "Shortcut",
     "Stream",
     "make_server",
     "query_of",

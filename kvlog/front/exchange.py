@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from kvlog.errors import ClientGone
-from kvlog.problems import KINDS, MEDIA_TYPE, details
+from kvlog.problems import MEDIA_TYPE, details
 
 Scope = dict[str, Any]
 """The head of a request: ``method``, ``path`` (decoded); as bytes ``raw_path``, ``query_string``, ``headers``."""
@@ -60,6 +60,28 @@ def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """A whole answer at once: there is nothing to be waited for."""
     start(send, status, headers)
     piece(send, body, more=False)
+
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""A whole answer, ready to be sent: status, headers, body."""
+
+Reply = Callable[[Callable[[], Answer | None]], None]
+"""Takes, on any thread, what will make the answer on the event loop; that makes None where the application is to
+answer after all."""
+
+Begin = Callable[[Reply], None]
+"""Begins what a request asks for, and waits for nothing: ``Reply`` is called once it is done."""
+
+Shortcut = Callable[[Scope, bytes], Answer | Begin | None]
+"""Answers some requests on the event loop, at once or later, in place of the application, which would answer the
+same; None: this one is the application's. It gets the head of a request, and the whole of its body."""
+
+
+def give(send: Send, answer: Answer) -> None:
+    """Send a whole answer that is encoded already."""
+    status, headers, body = answer
+    send({"type": "http.response.start", "status": status, "headers": headers})
+    send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def cut(*scopes: Scope) -> None:
@@ -209,10 +231,6 @@ class Exchange:
         """Give the whole answer, which is small."""
         self.answered = True
         respond(self._send, status, headers, body)
-
-    def response_error(self, kind: str, detail: str) -> None:
-        """Refuse the request: ``kind`` is one of problems.KINDS, ``detail`` the sentence that says why."""
-        self.response_bytes(KINDS[kind].status, (PROBLEM,), problem_body(kind, detail))
 
     def response_stream(self, status: int, headers: Headers) -> Stream:
         """Begin an answer that is given piece by piece; it ends with the handler.

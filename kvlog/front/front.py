@@ -9,7 +9,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -21,14 +22,18 @@ from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
     PROBLEM,
+    Answer,
     AsyncHandler,
+    Begin,
     Exchange,
     Headers,
     Incoming,
     Receive,
     Scope,
     Send,
+    Shortcut,
     cut,
+    give,
     problem_body,
     respond,
 )
@@ -74,7 +79,7 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
         address=address,
         port=port,
         interface=Interfaces.ASGINL,
-        loop=Loops.asyncio,
+        loop=Loops.uvloop,
         workers=1,
         backpressure=allow_connections(),
         # A connection of HTTP/2 may have many requests under way: their number would be bounded by nothing.
@@ -91,6 +96,17 @@ ENDING_S = 1.0
 STOPPING = "this node is stopping; ask another one"
 
 
+class _AtOnce:
+    """To be awaited where there is nothing to wait for."""
+
+    def __await__(self) -> Generator[None]:
+        return
+        yield
+
+
+_AT_ONCE = _AtOnce()
+
+
 class Front:
     """What Granian calls with each request."""
 
@@ -100,6 +116,7 @@ class Front:
         guard: Guard,
         *,
         handlers: Mapping[str, AsyncHandler] | None = None,
+        shortcut: Shortcut | None = None,
         headers: Headers = (),
         threads: int = THREADS,
         waiting_max: int = WAITING_MAX,
@@ -108,11 +125,12 @@ class Front:
         self._app = app
         self._guard = guard
         self._handlers = dict(handlers or {})
+        self._shortcut = shortcut
         self._headers = tuple(headers)
         self._threads_max = threads
         self._most = threads + waiting_max
         self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._finished: deque[Call] = deque()
+        self._told: deque[Callable[[], None]] = deque()  # by other threads, to be called on the event loop
         self._waking = False
         # What follows is known to the event loop alone.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,12 +166,18 @@ class Front:
         handler = self._handlers.get(scope["path"])
         if handler is not None:
             return self._guarded(self._handle(handler, scope, Incoming(receive), send))
-        call = Call(scope, Incoming(receive), send, self._loop.create_future())
         if scope["method"] not in {"GET", "HEAD"}:
             size = _length(scope)
+            call = Call(scope, Incoming(receive), send, self._loop.create_future())
             if size is not None and size <= BODY_BYTES_BEFORE:
-                return self._guarded(self._after_body(call, size))
-        return self._submit(call)
+                return self._after_body(call, size)
+            return self._submit(call)
+        found = self._shortcut(scope, b"") if self._shortcut is not None else None
+        if isinstance(found, tuple):
+            give(send, found)
+            return _AT_ONCE
+        call = Call(scope, Incoming(receive), send, self._loop.create_future())
+        return self._submit(call) if found is None else self._begin(found, call)
 
     # --- handlers on the event loop -----------------------------------------------------------------------
 
@@ -211,15 +235,37 @@ class Front:
         """Close the connections of streams whose clients do not read the end: the server would wait for them."""
         self._last_cut = asyncio.create_task(asyncio.to_thread(cut, *streams))
 
+    # --- the shortcut -------------------------------------------------------------------------------------
+
+    def _begin(self, begin: Begin, call: Call) -> asyncio.Future[None]:
+        """Begin what is answered later; what is begun is bounded by whoever carries it out."""
+        begin(lambda make: self._tell(lambda: self._give(make(), call)))
+        return call.done
+
+    def _give(self, answer: Answer | None, call: Call) -> None:
+        """Answer, or leave it to the application after all."""
+        if answer is None:
+            self._submit(call)
+        else:
+            give(call.send, answer)
+            call.close()
+
     # --- the pool of threads ------------------------------------------------------------------------------
 
     async def _after_body(self, call: Call, size: int) -> None:
-        """Take a thread once the body is there."""
+        """Take the shortcut, or a thread, once the body is there."""
         try:
-            call.body = await call.incoming.whole(size)
+            call.body = body = await call.incoming.whole(size)
+            found = self._shortcut(call.scope, body) if self._shortcut is not None else None
+            if isinstance(found, tuple):
+                give(call.send, found)
+            else:
+                await (self._submit(call) if found is None else self._begin(found, call))
         except ClientGone:
             return
-        await self._submit(call)
+        except Exception as error:  # Granian would keep it to itself
+            self._guard.ended_by(error)
+            raise
 
     def _submit(self, call: Call) -> asyncio.Future[None]:
         """Have a thread take the call as soon as one is free."""
@@ -248,23 +294,28 @@ class Front:
                 call.loop.call_soon_threadsafe(self._thread_ended)
                 raise
             finally:
-                self._finish(call)
+                self._tell(partial(self._finished, call))
 
     def _thread_ended(self) -> None:
         self._threads -= 1
 
-    def _finish(self, call: Call) -> None:
-        """Have the event loop know, which one wake-up does for all calls that have come to their end."""
-        self._finished.append(call)
-        if not self._waking:
-            self._waking = True
-            call.loop.call_soon_threadsafe(self._collect)
+    def _finished(self, call: Call) -> None:
+        self._under_way -= 1
+        call.close()
 
-    def _collect(self) -> None:
+    # --- from other threads -------------------------------------------------------------------------------
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """Have the event loop do something; one wake-up does for all that has gathered."""
+        self._told.append(what)
+        if not self._waking and self._loop is not None:
+            self._waking = True
+            self._loop.call_soon_threadsafe(self._listen)
+
+    def _listen(self) -> None:
         self._waking = False
-        while self._finished:
-            self._under_way -= 1
-            self._finished.popleft().close()
+        while self._told:
+            self._told.popleft()()
 
     # --- what nobody expects ------------------------------------------------------------------------------
 

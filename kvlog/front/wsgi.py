@@ -119,7 +119,7 @@ class Call:
         self.incoming = incoming
         self.send = send
         self.body: bytes | None = None
-        self._scope = scope
+        self.scope = scope
         self._status = 0
         self._headers: list[tuple[str, str]] = []
         self._begun = False
@@ -128,7 +128,7 @@ class Call:
 
     def run(self, app: Application, headers: Headers) -> None:
         """Have the application answer; if it does not, there is an answer with ``headers`` nevertheless."""
-        environ = environ_of(self._scope)
+        environ = environ_of(self.scope)
         environ["wsgi.input"] = self._input(environ)
         try:
             self._answer(app(environ, self._start_response))
@@ -219,7 +219,7 @@ class Call:
         self._ended = True
 
     def _has_body(self) -> bool:
-        return self._scope["method"] != "HEAD" and self._status not in _NO_BODY
+        return self.scope["method"] != "HEAD" and self._status not in _NO_BODY
 
     def _length(self) -> int | None:
         """The length of the body as the application has declared it."""
@@ -234,7 +234,7 @@ class Call:
             body = problem_body("internal-error", BROKEN)
             respond(self.send, HTTPStatus.INTERNAL_SERVER_ERROR, (PROBLEM, *headers), body)
         elif not self._ended:
-            cut(self._scope)
+            cut(self.scope)
 
 
 def _check_bytes(data: object) -> None:

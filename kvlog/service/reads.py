@@ -12,7 +12,7 @@ from kvlog.core.entry import SYSTEM
 from kvlog.core.evaluate import LEASES, Lease, lease_in, lease_key, lease_number
 from kvlog.core.machine import Change, Position, Record, Remembered
 from kvlog.core.status import READY_STALENESS_MS
-from kvlog.core.values import Reached
+from kvlog.core.values import Answer, Reached
 from kvlog.errors import Behind, GapsInHistory, TooManyKeys, TooStale, Unavailable
 from kvlog.ports import Clock, Kept, Page, Store, Versions
 from kvlog.runtime import Freshness, Runtime
@@ -89,6 +89,10 @@ class Read:
     mode: str
 
 
+Found = tuple[Record | None, Read] | None
+"""A key's record and how old that can be; None if it is to be read on a thread that can wait, and be refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A key that is not the same at two revisions; None where it is not there."""
@@ -136,6 +140,44 @@ class Reads:
             Behind, TooStale, GapsInHistory, HistoryTrimmed, Unavailable: what was asked for cannot be shown.
         """
         return self._consistent(options, lambda at: self._store.read(key, at=at))
+
+    def key_at_once(self, key: str, options: ReadOptions) -> Found:
+        """The same of the present state, as it is now: None if the read would have to wait, or be refused."""
+        freshness = self._runtime.freshness
+        record, position = self._store.read(key)
+        if position.gaps or options.linearizable or options.min_revision > position.revision:
+            return None
+        return self._bounded(record, position, freshness, options)
+
+    def key_later(self, key: str, options: ReadOptions, reached: Callable[[Callable[[], Found]], None]) -> None:
+        """The same of the present state, once this node has applied what the read needs.
+
+        ``reached`` gets, on any thread, what will read the key then; that finds None if the read is refused.
+        """
+        deadline = self._clock.monotonic() + options.timeout_s
+        self._runtime.submit(
+            lambda token: ev.ReadSubmitted(
+                token, deadline, min_revision=options.min_revision, linearizable=options.linearizable
+            ),
+            lambda answer: reached(lambda: self._after(answer, key, options)),
+        )
+
+    def _after(self, answer: Answer, key: str, options: ReadOptions) -> Found:
+        if not isinstance(answer, Reached):
+            return None
+        freshness = self._runtime.freshness
+        record, position = self._store.read(key)
+        return self._bounded(record, position, freshness, options)
+
+    def _bounded(
+        self, record: Record | None, position: Position, freshness: Freshness, options: ReadOptions
+    ) -> Found:
+        read = self._read_at(freshness, position, options)
+        try:
+            _check_bounds(options, read)
+        except TooStale:
+            return None
+        return record, read
 
     def page(
         self, prefix: str, *, start: str, limit: int, options: ReadOptions = LOCAL, count: bool = False
@@ -271,31 +313,29 @@ class Reads:
             raise GapsInHistory(position.missed_entries)
         if not options.linearizable and min_revision <= position.revision:
             return
-        if not self._slots.acquire(blocking=False):
-            raise Unavailable(f"{WAITING_MAX} reads are waiting on this node already")
-        try:
-            deadline = self._clock.monotonic() + options.timeout_s
-            answer = self._runtime.ask(
-                lambda token: ev.ReadSubmitted(
-                    token, deadline, min_revision=min_revision, linearizable=options.linearizable
-                ),
-                options.timeout_s,
-            )
-        finally:
-            self._slots.release()
+        deadline = self._clock.monotonic() + options.timeout_s
+        answer = self._ask(
+            options.timeout_s,
+            lambda token: ev.ReadSubmitted(
+                token, deadline, min_revision=min_revision, linearizable=options.linearizable
+            ),
+        )
         if not isinstance(answer, Reached):
             raise Behind(getattr(answer, "reason", "this node did not decide in time"))
 
     def wait_for_index(self, index: int, timeout_s: float) -> bool:
         """Wait until the entry at ``index`` is applied here; whether it is."""
+        deadline = self._clock.monotonic() + timeout_s
+        answer = self._ask(timeout_s, lambda token: ev.ReadSubmitted(token, deadline, min_index=index))
+        return isinstance(answer, Reached)
+
+    def _ask(self, timeout_s: float, make: Callable[[int], ev.ReadSubmitted]) -> Answer:
         if not self._slots.acquire(blocking=False):
             raise Unavailable(f"{WAITING_MAX} reads are waiting on this node already")
         try:
-            deadline = self._clock.monotonic() + timeout_s
-            answer = self._runtime.ask(lambda token: ev.ReadSubmitted(token, deadline, min_index=index), timeout_s)
+            return self._runtime.ask(make, timeout_s)
         finally:
             self._slots.release()
-        return isinstance(answer, Reached)
 
     def _consistent(
         self, options: ReadOptions, look: Callable[[int | None], tuple[T, Position]]

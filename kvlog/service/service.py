@@ -65,6 +65,10 @@ class Service:
             return answer
         raise Unavailable("this node did not take the push in time")
 
+    def propagate_later(self, body: PushBody, answered: Callable[[Answer], None]) -> None:
+        """Take a leader's push; ``answered`` is called once, on any thread. The core bounds those that wait."""
+        self.runtime.submit(lambda token: ev.PushArrived(token, body), answered)
+
     def transfer(self) -> Answer:
         """Let another node lead; waits until one does."""
         return self.runtime.ask(ev.TransferRequested, OPERATOR_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kvlog.core import events as ev
@@ -94,6 +95,25 @@ class Writes:
         finally:
             self._slots.release()
 
+    def write_later(self, write: Write, written: Callable[[Written | None], None]) -> None:
+        """Carry out a write here, without waiting for it.
+
+        ``written`` is called once, on any thread: with None if the write did not happen here, and is for ``write``
+        to do, which finds its way to the leader.
+        """
+
+        def answered(answer: Answer) -> None:
+            passing = isinstance(answer, Redirect) or (isinstance(answer, Refused) and answer.retry)
+            if passing:
+                written(None)
+            elif isinstance(answer, Outcome):
+                written(Written(answer, self._node_id, write.request_id))
+            else:
+                raise InvariantViolation(f"a write was answered {answer}")
+
+        deadline = self._clock.monotonic() + write.timeout_s
+        self._runtime.submit(lambda token: _submitted(token, write, deadline), answered)
+
     def take(self, forward: Forward) -> Outcome:
         """Carry out a write that another node has forwarded, here or not at all."""
         if forward.cluster_id != self._cluster_id:
@@ -150,15 +170,7 @@ class Writes:
 
     def _submit(self, write: Write, deadline: float, *, not_epoch: int, forwarded: bool) -> Answer:
         return self._runtime.ask(
-            lambda token: ev.WriteSubmitted(
-                token,
-                write.command,
-                write.ack,
-                deadline,
-                forwarded=forwarded,
-                not_epoch=not_epoch,
-                request_id=write.request_id,
-            ),
+            lambda token: _submitted(token, write, deadline, forwarded=forwarded, not_epoch=not_epoch),
             deadline - self._clock.monotonic(),
         )
 
@@ -170,6 +182,20 @@ class Writes:
             self._cluster_id, write.request_id, write.ack, max(1, round(left_s * 1000)), write.command
         )
         return self._peers.forward(to.leader.address, forward, left_s + FORWARD_MARGIN_S)
+
+
+def _submitted(
+    token: int, write: Write, deadline: float, *, forwarded: bool = False, not_epoch: int = 0
+) -> ev.WriteSubmitted:
+    return ev.WriteSubmitted(
+        token,
+        write.command,
+        write.ack,
+        deadline,
+        forwarded=forwarded,
+        not_epoch=not_epoch,
+        request_id=write.request_id,
+    )
 
 
 def asked_rollback(*, key: str | None, prefix: str, revision: int) -> str:

@@ -38,6 +38,7 @@ from kvlog.store.lmdb_files import (
 from kvlog.store.lmdb_history import History, check_told
 from kvlog.store.lmdb_pages import Range
 from kvlog.store.lmdb_transaction import LmdbTransaction
+from kvlog.store.recent import Recent
 
 HISTORY_BYTES_MAX = 4 * 1024**3
 """Upper bound of what the past takes in the file: with large values, it is that and not the number of revisions
@@ -74,20 +75,26 @@ class LmdbStore:
         with guarded(directory):
             # Replaced as a whole by install: whoever has begun to read goes on with what it has begun with.
             self._files = open_files(directory, create=True)
+        self._recent = self._nothing_recent()
+
+    def _nothing_recent(self) -> Recent:
+        files = self._files
+        with guarded(self._directory), files.environment.begin() as transaction:
+            return Recent(files.position(transaction))
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
         """See ports.Store."""
+        if (known := self._recent.position()) is not None:
+            return known
         files = self._files
         with guarded(self._directory), files.environment.begin() as transaction:
             return files.position(transaction)
 
     def get(self, key: str) -> Record | None:
         """See ports.Store."""
-        files = self._files
-        with guarded(self._directory), files.environment.begin() as transaction:
-            return files.record(transaction, key)
+        return self.read(key)[0]
 
     def request(self, request_id: str) -> Remembered | None:
         """See ports.Store."""
@@ -118,13 +125,18 @@ class LmdbStore:
 
     def read(self, key: str, *, at: int | None = None) -> tuple[Record | None, Position]:
         """See ports.Store."""
+        recent = self._recent
+        if at is None and (found := recent.read(key)) is not None:
+            return found
         files = self._files
         with guarded(self._directory), files.environment.begin() as transaction:
             position = files.position(transaction)
-            if at is None:
-                return files.record(transaction, key), position
-            check_told(position, at)
-            return History(files, transaction).record_at(key, at), position
+            if at is not None:
+                check_told(position, at)
+                return History(files, transaction).record_at(key, at), position
+            record = files.record(transaction, key)
+        recent.keep(key, record, position)
+        return record, position
 
     def page(
         self,
@@ -255,8 +267,11 @@ class LmdbStore:
     def _change(self, step: Callable[[LmdbTransaction, Position], Position]) -> Position:
         files = self._files
         with guarded(self._directory), files.environment.begin(write=True) as transaction:
-            position = step(LmdbTransaction(files, transaction), files.position(transaction))
+            work = LmdbTransaction(files, transaction)
+            position = step(work, files.position(transaction))
             transaction.put(POSITION, seal(POSITION, encoder.encode(position)), db=files.meta)
+            self._recent.change(work.changed.keys())
+        self._recent.changed(position, work.changed)
         return position
 
     def sync(self) -> Position:
@@ -288,6 +303,7 @@ class LmdbStore:
         with guarded(self._directory):
             swap_in(self._directory, incoming)
             self._files = open_files(self._directory, create=True)
+            self._recent = self._nothing_recent()  # who has begun to read keeps what goes with the old files
             remove(self._directory.with_name(OLD))
             sync_directory(self._directory.parent)
         return position

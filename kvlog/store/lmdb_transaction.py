@@ -16,6 +16,7 @@ class LmdbTransaction:
     def __init__(self, files: Files, transaction: lmdb.Transaction[bytes]) -> None:
         self._files = files
         self._transaction = transaction
+        self.changed: dict[str, Record | None] = {}
 
     def get(self, key: str) -> Record | None:
         """See machine.Transaction."""
@@ -24,10 +25,12 @@ class LmdbTransaction:
     def put(self, key: str, record: Record) -> None:
         """See machine.Transaction."""
         self._put(self._files.data, key.encode(), encoder.encode(record))
+        self.changed[key] = record
 
     def delete(self, key: str) -> None:
         """See machine.Transaction."""
         self._transaction.delete(key.encode(), db=self._files.data)
+        self.changed[key] = None
 
     # --- leases -------------------------------------------------------------------------------------------
 

@@ -83,6 +83,25 @@ class ZooKeeperLog:
             tuple(sorted(self._skips)),
         )
 
+    def confirm_tail(self, effect: do.ConfirmTail) -> None:
+        """See ports.Log. Three requests at once, which ZooKeeper answers a session in this order."""
+        failed = ev.Failed(effect)
+        if not self._client.connected:
+            self._session.post(failed)
+            return
+        asked_at = self._session.clock.monotonic()
+        quorum = self._session.ask_quorum()
+        here = self._client.exists_async(self._layout.segment(effect.segment))
+
+        def answered(behind: Any) -> None:
+            self._session.post(_confirmed(quorum, here, behind, effect.segment, asked_at) or failed)
+
+        self._session.start_call(
+            self._client.exists_async(self._layout.segment(effect.segment + 1)),
+            answered,
+            lambda: self._session.post(failed),
+        )
+
     def _begin(self, data: bytes) -> LogData:
         """Where the log begins, from the data of its znode."""
         try:
@@ -184,6 +203,15 @@ class ZooKeeperLog:
             return ev.SkipWritten(effect.index)
 
         self._session.run(effect, work)
+
+
+def _confirmed(quorum: Any, here: Any, behind: Any, segment: int, asked_at: float) -> ev.TailConfirmed | None:
+    """Where the log ends, if all three requests have come to what they should."""
+    if not (quorum.successful() and here.successful() and behind.successful()):
+        return None
+    if failure_in(quorum.value) is not None or here.value is None or behind.value is not None:
+        return None
+    return ev.TailConfirmed(first_of(segment) + children_ever(here.value) - 1, asked_at)
 
 
 def _outcome(effect: do.Append, pending: Any) -> ev.Event:

@@ -62,7 +62,7 @@ def test_the_largest_transaction_can_be_handed_on():
         return json.dumps(fields, separators=(",", ":")).encode()
 
     sent = body(BODY_BYTES_MAX - len(body(0)))
-    wanted = txn_of(sent).command
+    wanted = txn_of(sent)[0]
 
     forward = handed_on(wanted)
 

@@ -86,7 +86,7 @@ def test_an_append_at_another_index_than_expected_is_damage(leadership: Leadersh
     barrier = leadership.take_over(cursor, CANDIDATE, 10.0, 0).effects[0]
 
     with pytest.raises(BadEntry, match="log entry 0: was appended at 1"):
-        leadership.appended(Appended(barrier.batch_id, 1), cursor)
+        leadership.appended(Appended(barrier.batch_id, 1), cursor, 1.0)
 
 
 def test_an_append_that_zookeeper_refuses_is_followed_by_a_pause(leadership: Leadership):

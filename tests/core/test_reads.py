@@ -49,7 +49,7 @@ def test_a_confirmation_that_was_asked_for_earlier_is_not_used(reads: Reads):
     reads.tail_confirmed(3, 1.999)
 
     assert reads.ready(cursor(3, 6)) == []
-    assert reads.needs_tail
+    assert reads.unconfirmed
 
 
 def test_one_confirmation_serves_all_that_came_before_it(reads: Reads):
@@ -58,7 +58,7 @@ def test_one_confirmation_serves_all_that_came_before_it(reads: Reads):
         reads.submit(ReadSubmitted(token, 9.0, linearizable=True), cursor(3, 6), float(token))
     reads.tail_confirmed(4, 2.0)
 
-    assert not reads.needs_tail
+    assert not reads.unconfirmed
     assert reads.ready(cursor(3, 6)) == []
     assert [reply.token for reply in reads.ready(cursor(4, 7))] == [1, 2]
 
