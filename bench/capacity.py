@@ -42,7 +42,7 @@ class Demands:
         push: per entry and other replica, at its leader.
         follow: per entry, at every other replica: taking the push, the store's commit.
         zk_lead: per entry, at ZooKeeper's leader.
-        zk_follow: per entry, at every other server of ZooKeeper; and for each of them at the leader, too.
+        zk_send: per entry and other server of ZooKeeper, at its leader.
         quorum: how long an entry takes besides until a quorum has it: disks and network.
         read: per local read.
     """
@@ -54,7 +54,7 @@ class Demands:
     push: float
     follow: float
     zk_lead: float
-    zk_follow: float
+    zk_send: float
     quorum: float
     read: float
 
@@ -101,7 +101,7 @@ def node_demands(demands: Demands, shape: Shape, batch: float) -> list[float]:
 
 def zookeeper_demand(demands: Demands, shape: Shape, batch: float) -> float:
     """What ZooKeeper's leader works per write."""
-    return (demands.zk_lead + demands.zk_follow * (shape.servers - 1)) / batch
+    return (demands.zk_lead + demands.zk_send * (shape.servers - 1)) / batch
 
 
 def capacity(demands: Demands, shape: Shape) -> float:
@@ -249,7 +249,7 @@ class Model:
         d, others = self.demands, len(log.holders) - 1
 
         def formed() -> None:
-            seconds = d.zk_lead + d.zk_follow * (self.shape.servers - 1)
+            seconds = d.zk_lead + d.zk_send * (self.shape.servers - 1)
             self.zookeeper.work(seconds, lambda: self.clock.after(d.quorum, landed))
 
         def landed() -> None:

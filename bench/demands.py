@@ -3,25 +3,24 @@
     .venv/bin/python -m bench.demands [--writes N] [--keep]
 
 Processor time is counted by the kernel; what the processes work while nothing is asked of them is taken off.
-The same writes go to one node and to three, on one connection and on 64: with few and with many of them in an
-entry. So what a write costs is told from what an entry costs, and that from what it costs for each further
-node. Prints the arguments for ``python -m bench.capacity``, and what the formulas say of this very machine,
-beside what was measured on it. With ``--keep`` it also keeps them in bench/demands.json, and brings
-docs/performance.md up to date.
+The same writes go to one node with one server of ZooKeeper, and to three with three, on one connection and on
+64: with few and with many of them in an entry. So what a write costs is told from what an entry costs, and that
+from what it costs for each further node and server. Prints the arguments for ``python -m bench.capacity``, and
+how fast it was. With ``--keep`` it also keeps them in bench/demands.json, and brings docs/performance.md up to
+date.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bench.capacity import MEASURED, SHAPES, Demands, Shape, measured, node_demands, table, zookeeper_demand
+from bench.capacity import MEASURED, SHAPES, Demands, Shape, measured, table, throughput, zookeeper_demand
 from bench.dialects import DIALECTS
 from bench.inputs import Inputs
 from bench.systems.kvlog_nodes import KvlogNodes
@@ -32,11 +31,13 @@ from kvlog.processes import wait_until
 
 WRITES = 4_000
 CONNECTIONS = (1, 64)
-NODES = (1, 3)
-SERVERS = 3
+SIZES = (1, 3)
+"""Of the cluster, and of ZooKeeper."""
+
 WARM_UP = 500
 IDLE_S = 3.0
 SERVES_S = 20.0
+ZOOKEEPER = "ZooKeeper's"
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -93,7 +94,7 @@ def kinds_of(nodes: KvlogNodes) -> Kinds:
         if not wait_until(lambda server=server: server.mode() is not None, SERVES_S):  # type: ignore[misc]
             raise Unavailable("a server of ZooKeeper does not say whether it leads")
         assert server.pid is not None
-        found.setdefault(f"ZooKeeper's {server.mode()}", []).append((server.pid,))
+        found.setdefault(f"{ZOOKEEPER} {server.mode()}", []).append((server.pid,))
     return found
 
 
@@ -133,8 +134,8 @@ def demands_from(alone: list[Worked], three: list[Worked], read: float) -> Deman
     per_write, lead_alone = apart("leader", *alone)
     _, lead = apart("leader", *three)
     apply, follow = apart("follower", *three)
-    _, zk_leader = apart("ZooKeeper's leader", *three)
-    _, zk_follow = apart("ZooKeeper's follower", *three)
+    _, zk_alone = apart(f"{ZOOKEEPER} standalone", *alone)
+    _, zk_lead = apart(f"{ZOOKEEPER} leader", *three)
     front = min(read, per_write)
     found = Demands(
         read=read,
@@ -144,8 +145,8 @@ def demands_from(alone: list[Worked], three: list[Worked], read: float) -> Deman
         lead=_some(lead_alone),
         push=_some(lead - lead_alone) / 2,
         follow=_some(follow),
-        zk_follow=_some(zk_follow),
-        zk_lead=_some(zk_leader - (SERVERS - 1) * zk_follow),
+        zk_lead=_some(zk_alone),
+        zk_send=_some(zk_lead - zk_alone) / 2,
         quorum=0.0,
     )
     work = found.front + found.decide + found.lead + zookeeper_demand(found, Shape(), 1)
@@ -161,9 +162,9 @@ def shown(demands: Demands) -> str:
     return " ".join(f"{name}={seconds * 1e6:.0f}" for name, seconds in asdict(demands).items())
 
 
-def up_to_date(page: str, demands: Demands) -> str:
-    """The page with these demands and the tables that follow from them."""
-    page = re.sub(r"^front=.*$", shown(demands), page, flags=re.MULTILINE)
+def up_to_date(page: str, demands: Demands, said: list[str]) -> str:
+    """The page with these demands, with what was measured besides, and with the tables that follow from them."""
+    page = re.sub(r"^front=.*(\nclients=.*)*", "\n".join([shown(demands), *said]), page, flags=re.MULTILINE)
     for varied in SHAPES:
         lines = list(table(demands, varied))
         page = re.sub(re.escape(lines[0]) + r"(\n\|.*)*", "\n".join(lines), page)
@@ -178,23 +179,21 @@ def main() -> None:
     arguments = parser.parse_args()
     inputs = Inputs.drawn(1, keys=max(arguments.writes, WARM_UP))
     found: dict[int, list[Worked]] = {}
-    for count in NODES:
-        with KvlogNodes(nodes=count) as nodes:
-            found[count] = [measured_on(nodes, inputs, arguments.writes, number) for number in CONNECTIONS]
+    for size in SIZES:
+        with KvlogNodes(nodes=size, servers=size) as nodes:
+            found[size] = [measured_on(nodes, inputs, arguments.writes, number) for number in CONNECTIONS]
             read = reading(nodes, inputs, arguments.writes)
     demands = demands_from(found[1], found[3], read)
-    print(shown(demands))
-    many, processors = found[3][-1], os.cpu_count() or 1
-    servers = (demands.zk_lead + 2 * demands.zk_follow * (SERVERS - 1)) / many.batch
-    most = processors / (sum(node_demands(demands, Shape(), many.batch)) + servers)
-    print(
-        f"{CONNECTIONS[-1]} connections: {many.rate:,.0f} writes/s, {many.batch:.1f} in an entry; all on this "
-        f"machine's {processors} processors, it can be no more than {most:,.0f}"
-    )
+    said = [
+        f"clients={number}: {seen.rate:,.0f} writes/s measured, {seen.batch:.1f} in an entry; "
+        f"{throughput(demands, Shape(clients=number)):,.0f} writes/s by the formulas"
+        for number, seen in zip(CONNECTIONS, found[3], strict=True)
+    ]
+    print(shown(demands), *said, sep="\n")
     if arguments.keep:
         kept = {name: round(seconds * 1e6) for name, seconds in asdict(demands).items()}
         MEASURED.write_text(json.dumps(kept) + "\n")
-        PAGE.write_text(up_to_date(PAGE.read_text(), measured()))
+        PAGE.write_text(up_to_date(PAGE.read_text(), measured(), said))
 
 
 if __name__ == "__main__":
