@@ -13,19 +13,18 @@ from kvlog.processes import ProcessKeeper
 
 MOST_CONNECTIONS = 256
 
-READER = 1
-"""The node that reads are sent to, as a number in ``addresses``: one that does not lead."""
-
 
 class LoadedSystem(System):
     """A system that can do at least one kind of load.
 
     Attributes:
         kinds: of load, that it can do.
+        reader: the node that reads are sent to, as a number in ``addresses``: one that does not lead.
         notes: what a reader of its figures has to know, each a sentence or two.
     """
 
     kinds: ClassVar[frozenset[Kind]]
+    reader: ClassVar[int] = 1
     notes: ClassVar[tuple[str, ...]] = ()
 
     def most_connections(self, kind: Kind) -> int:  # noqa: ARG002 - for those who differ
@@ -68,7 +67,7 @@ class HttpSystem(LoadedSystem):
 
     def load(self, load: Load, inputs: Inputs) -> Outcome:
         """Let wrk loose on one node."""
-        address = self.addresses[0 if load.leader or load.kind.writes else READER]
+        address = self.addresses[0 if load.leader or load.kind.writes else self.reader]
         return wrk(self._keeper, self.dialect, address, load, inputs)
 
     @abstractmethod
