@@ -15,7 +15,7 @@ from bench.inputs import PREFIX
 from bench.members import EtcdMembers, KvlogMembers, members_of
 from bench.systems.base import System
 from bench.systems.kvlog_nodes import KvlogNodes
-from bench.systems.loaded import READER, HttpSystem
+from bench.systems.loaded import HttpSystem
 from bench.systems.process_tree import worked
 from bench.wire import Loop, closed_loop, encoded
 from kvlog.errors import Unavailable
@@ -115,7 +115,7 @@ class Place:
 
     def read(self, count: int) -> Loop:
         """So many reads of keys whose value is known, one after the other."""
-        address = self.system.addresses[READER]
+        address = self.system.addresses[self.system.reader]
         keys = self.draw.choices(sorted(self.latest), k=count)
 
         def taken(number: int, status: int, body: bytes) -> None:
@@ -143,7 +143,7 @@ class Place:
                 raise Unverified(f"a write of {key} was not seen on another node within {SEEN_S:g} s")
 
     def _reads(self, key: str) -> bool:
-        return self.system.get(key, node=READER) == self.latest[key]
+        return self.system.get(key, node=self.system.reader) == self.latest[key]
 
     def check(self) -> None:
         """Every update counts once, all nodes agree, and a sample of the keys has what was written to them last.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from bench.case import Case, Figure, Unverified
 from bench.dialects import DIALECTS, spoken
 from bench.systems.base import System
-from bench.systems.loaded import READER, HttpSystem
+from bench.systems.loaded import HttpSystem
 from bench.wire import ANSWER_S, RECEIVE_BYTES, answer_in, connected, encoded
 from kvlog.errors import Unavailable
 
@@ -76,7 +76,7 @@ class Round:
         """Let them watch, write, and say how long each write took to be told."""
         system = self.system
         with ExitStack() as stack, selectors.DefaultSelector() as selector:
-            address = system.addresses[READER]
+            address = system.addresses[system.reader]
             watch = encoded(address, self.dialect.watch(self.prefix))
             for _ in range(count):
                 watcher = Watcher(stack.enter_context(closing(connected(address))))
