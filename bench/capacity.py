@@ -3,21 +3,26 @@
     .venv/bin/python -m bench.capacity [front=100 decide=50 ...]
 
 prints the tables of docs/performance.md; the arguments are demands in microseconds, in place of those that were
-measured last. The formulas are ordinary operational analysis. The model plays the way of each write, event by
-event and without chance: processors that do one thing at a time, one append in flight per log, and what gathers
-meanwhile in the next entry. It knows nothing of the formulas.
+measured last (``bench/demands.py``). The formulas are ordinary operational analysis. The model plays the way of
+each write, event by event and without chance: processors that do one thing at a time, one append in flight per
+log, and what gathers meanwhile in the next entry. It knows nothing of the formulas.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 
 from kvlog.core.writer import BATCH_WRITES_MAX
+
+MEASURED = Path(__file__).resolve().parent / "demands.json"
+"""Demands in microseconds."""
 
 WARM_UP_S = 1.0
 WINDOW_S = 4.0
@@ -37,21 +42,26 @@ class Demands:
         push: per entry and other replica, at its leader.
         follow: per entry, at every other replica: taking the push, the store's commit.
         zk_lead: per entry, at ZooKeeper's leader.
-        zk_follow: per entry, at every other server of ZooKeeper; and for each of them at the leader, too.
+        zk_send: per entry and other server of ZooKeeper, at its leader.
         quorum: how long an entry takes besides until a quorum has it: disks and network.
         read: per local read.
     """
 
-    front: float = 100e-6
-    decide: float = 50e-6
-    apply: float = 50e-6
-    lead: float = 500e-6
-    push: float = 150e-6
-    follow: float = 300e-6
-    zk_lead: float = 120e-6
-    zk_follow: float = 60e-6
-    quorum: float = 1e-3
-    read: float = 80e-6
+    front: float
+    decide: float
+    apply: float
+    lead: float
+    push: float
+    follow: float
+    zk_lead: float
+    zk_send: float
+    quorum: float
+    read: float
+
+
+def measured() -> Demands:
+    """What was measured last."""
+    return Demands(**{name: microseconds / 1e6 for name, microseconds in json.loads(MEASURED.read_text()).items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ def node_demands(demands: Demands, shape: Shape, batch: float) -> list[float]:
 
 def zookeeper_demand(demands: Demands, shape: Shape, batch: float) -> float:
     """What ZooKeeper's leader works per write."""
-    return (demands.zk_lead + demands.zk_follow * (shape.servers - 1)) / batch
+    return (demands.zk_lead + demands.zk_send * (shape.servers - 1)) / batch
 
 
 def capacity(demands: Demands, shape: Shape) -> float:
@@ -154,7 +164,7 @@ class Processor:
     @property
     def worked(self) -> float:
         """Seconds, up to now."""
-        return self._worked + (self._clock.now - self._since if self._since is not None else 0.0)
+        return self._worked + (0.0 if self._since is None else self._clock.now - self._since)
 
     def work(self, seconds: float, then: Callable[[], None] = lambda: None) -> None:
         """Work so long, after what is waiting already."""
@@ -187,13 +197,12 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the model did in its window: writes/s, seconds of one write, writes of one entry."""
+    """Writes/s, seconds of one write, writes of one entry, and the share of time of each node and of ZooKeeper."""
 
     throughput: float
     latency: float
     batch: float
     worked: list[float]
-    """The share of the time that each processor worked: the nodes, and last ZooKeeper's leader."""
 
 
 class Model:
@@ -218,13 +227,9 @@ class Model:
         worked, entries = [processor.worked for processor in processors], self.entries
         self.latencies.clear()
         self.clock.run(WARM_UP_S + WINDOW_S)
-        writes = len(self.latencies)
-        return Seen(
-            writes / WINDOW_S,
-            sum(self.latencies) / writes,
-            writes / (self.entries - entries),
-            [(last.worked - first) / WINDOW_S for last, first in zip(processors, worked, strict=True)],
-        )
+        writes, entries = len(self.latencies), self.entries - entries
+        shares = [(last.worked - first) / WINDOW_S for last, first in zip(processors, worked, strict=True)]
+        return Seen(writes / WINDOW_S, sum(self.latencies) / writes, writes / entries, shares)
 
     def _ask(self, log: Log) -> None:
         asked = self.clock.now
@@ -244,12 +249,15 @@ class Model:
         d, others = self.demands, len(log.holders) - 1
 
         def formed() -> None:
-            seconds = d.zk_lead + d.zk_follow * (self.shape.servers - 1)
+            seconds = d.zk_lead + d.zk_send * (self.shape.servers - 1)
             self.zookeeper.work(seconds, lambda: self.clock.after(d.quorum, landed))
 
         def landed() -> None:
             log.appending = False
-            self._land(log, entry)
+            self.entries += 1
+            for asked in entry:
+                self.latencies.append(self.clock.now - asked)
+                self._ask(log)  # its client does so at once
             self._append(log)
             self.nodes[log.holders[0]].work(d.apply * len(entry) + d.push * others)
             for node in log.holders[1:]:
@@ -257,19 +265,12 @@ class Model:
 
         self.nodes[log.holders[0]].work(d.decide * len(entry) + d.lead, formed)
 
-    def _land(self, log: Log, entry: list[float]) -> None:
-        """Answer all writes of an entry; their clients ask again at once."""
-        self.entries += 1
-        for asked in entry:
-            self.latencies.append(self.clock.now - asked)
-            self._ask(log)
 
-
-SHAPES: dict[str, list[Shape]] = {
-    "clients": [Shape(clients=clients) for clients in (1, 4, 16, 64, 256)],
-    "nodes": [Shape(nodes=nodes) for nodes in (1, 3, 5, 7)],
-    "ZooKeeper servers": [Shape(servers=servers, clients=16) for servers in (1, 3, 5, 7)],
-    "logs": [Shape(nodes=n, logs=n, copies=3, clients=256 * n) for n in (1, 3, 6, 12)],
+SHAPES = {
+    "clients": {n: Shape(clients=n) for n in (1, 4, 16, 64, 256)},
+    "nodes": {n: Shape(nodes=n) for n in (1, 3, 5, 7)},
+    "ZooKeeper servers": {n: Shape(servers=n, clients=16) for n in (1, 3, 5, 7)},
+    "logs": {n: Shape(nodes=n, logs=n, copies=3, clients=256 * n) for n in (1, 3, 6, 12)},
 }
 """What each table goes through, by what is in its first column. There are as many nodes as logs, if it is logs."""
 
@@ -278,9 +279,8 @@ def table(demands: Demands, varied: str) -> Iterator[str]:
     """Lines of Markdown."""
     yield f"| {varied} | writes/s | in the model | ms for one | in the model | no more than | local reads/s |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for shape in SHAPES[varied]:
+    for many, shape in SHAPES[varied].items():
         seen, written = Model(demands, shape).run(), throughput(demands, shape)
-        many = {"clients": shape.clients, "nodes": shape.nodes, "logs": shape.logs}.get(varied, shape.servers)
         yield (
             f"| {many} | {written:,.0f} | {seen.throughput:,.0f} | {shape.clients / written * 1e3:.1f} "
             f"| {seen.latency * 1e3:.1f} | {capacity(demands, shape):,.0f} | {shape.nodes / demands.read:,.0f} |"
@@ -290,7 +290,7 @@ def table(demands: Demands, varied: str) -> Iterator[str]:
 def main() -> None:
     """Print all tables."""
     given = (argument.split("=", 1) for argument in sys.argv[1:])
-    demands = replace(Demands(), **{name: float(microseconds) / 1e6 for name, microseconds in given})
+    demands = replace(measured(), **{name: float(microseconds) / 1e6 for name, microseconds in given})
     for varied in SHAPES:
         print("\n".join(table(demands, varied)) + "\n")
 

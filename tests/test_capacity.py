@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,18 +20,32 @@ from bench.capacity import (
     Seen,
     Shape,
     capacity,
+    measured,
     node_demands,
     table,
     throughput,
     zookeeper_demand,
 )
+from bench.demands import PAGE, shown, up_to_date
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHIN = 0.03
 """By which share the formula and the model may differ."""
 
-QUICK = Demands(front=25e-6, decide=10e-6, apply=12e-6, lead=200e-6, push=60e-6, follow=150e-6)
-SLOW_ZOOKEEPER = Demands(zk_lead=5e-3, zk_follow=2e-3, quorum=20e-3)
+QUICK = Demands(
+    front=25e-6,
+    decide=10e-6,
+    apply=12e-6,
+    lead=200e-6,
+    push=60e-6,
+    follow=150e-6,
+    zk_lead=120e-6,
+    zk_send=60e-6,
+    quorum=1e-3,
+    read=20e-6,
+)
+SLOW = replace(QUICK, front=100e-6, decide=50e-6, apply=50e-6, lead=500e-6, push=150e-6, follow=300e-6)
+SLOW_ZOOKEEPER = replace(SLOW, zk_lead=5e-3, zk_send=2e-3, quorum=20e-3)
 SHAPE_LIST = [
     Shape(clients=1),
     Shape(clients=2),
@@ -41,7 +56,7 @@ SHAPE_LIST = [
     Shape(nodes=6, logs=6, copies=3, clients=768),
     Shape(logs=3, clients=192),
 ]
-CASES = [(demands, shape) for demands in (Demands(), QUICK, SLOW_ZOOKEEPER) for shape in SHAPE_LIST]
+CASES = [(demands, shape) for demands in (QUICK, SLOW, SLOW_ZOOKEEPER) for shape in SHAPE_LIST]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{CASES.index(case)}")
@@ -95,7 +110,7 @@ def test_a_lone_write_takes_all_that_is_on_its_way():
 
 def test_logs_side_by_side_add_up_and_nodes_do_not():
     """What the section concludes: more nodes do not write more, more logs do; each log gives the same again."""
-    by_nodes = [throughput(QUICK, shape) for shape in SHAPES["nodes"]]
+    by_nodes = [throughput(QUICK, shape) for shape in SHAPES["nodes"].values()]
     by_logs = [throughput(QUICK, Shape(nodes=n, logs=n, copies=3, clients=256 * n)) for n in (3, 6, 12)]
 
     assert all(later <= earlier for earlier, later in pairwise(by_nodes))
@@ -125,12 +140,27 @@ def test_a_processor_does_one_thing_at_a_time_in_order():
     assert processor.worked == 5
 
 
-@pytest.mark.parametrize("varied", SHAPES)
-def test_the_page_shows_what_the_model_says(varied: str):
-    """docs/performance.md has the tables of the demands in the code: `python -m bench.capacity` prints them."""
-    page = (ROOT / "docs" / "performance.md").read_text()
+def test_the_page_shows_what_was_measured_last():
+    """docs/performance.md has the demands of bench/demands.json, and their tables."""
+    page = PAGE.read_text()
 
-    assert "\n".join(table(Demands(), varied)) in page
+    assert shown(measured()) in page
+    assert all("\n".join(table(measured(), varied)) in page for varied in SHAPES)
+
+
+def test_a_page_is_brought_up_to_date():
+    """Other demands change its line of demands and its tables, and nothing else."""
+    page = PAGE.read_text()
+    said = re.findall(r"^clients=.*$", page, re.MULTILINE)
+    assert len(said) == 2
+
+    other = up_to_date(page, SLOW_ZOOKEEPER, ["clients=7: slow"])
+
+    assert f"```\n{shown(SLOW_ZOOKEEPER)}\nclients=7: slow\n```" in other
+    rows = [line for line in page.splitlines() if re.match(r"\| \d", line)]
+    assert len(rows) == sum(map(len, SHAPES.values()))
+    assert not set(rows) & set(other.splitlines())
+    assert up_to_date(other, measured(), said) == page
 
 
 def test_demands_can_be_given_in_microseconds():

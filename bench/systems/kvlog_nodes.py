@@ -22,6 +22,7 @@ from kvlog.processes import free_ports
 from kvlog.service.reads import WAITING_MAX
 
 NODES = 3
+SERVERS = 3
 AGREE_S = 60.0
 AT_ONCE = 20_000
 """Puts in a batch, which the node cuts into transactions."""
@@ -36,6 +37,7 @@ class KvlogNodes(HttpSystem):
         name: as it stands in the tables.
         flags: further ones for each node.
         checkout: of another version to be measured; by default this one.
+        servers: of ZooKeeper.
     """
 
     dialect = "kvlog"
@@ -46,14 +48,20 @@ class KvlogNodes(HttpSystem):
     )
 
     def __init__(
-        self, *, name: str = "kvlog", flags: Sequence[str] = (), checkout: Path | None = None, nodes: int = NODES
+        self,
+        *,
+        name: str = "kvlog",
+        flags: Sequence[str] = (),
+        checkout: Path | None = None,
+        nodes: int = NODES,
+        servers: int = SERVERS,
     ) -> None:
         super().__init__()
         self.name = name
         self._flags = tuple(flags)
         self._checkout = checkout
         self._size = nodes
-        self.ensemble = LocalEnsemble(self._keeper)
+        self.ensemble = LocalEnsemble(self._keeper, servers)
         self.cluster: Cluster
         self._addresses: tuple[str, ...] = ()
 
