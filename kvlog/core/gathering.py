@@ -4,12 +4,12 @@ Clients that wait for their answers come in groups: those who were answered toge
 time. Whoever takes the first of them at once leaves the others to the next group, and after a few turns all groups
 are small, each at the full price (the same is known of disks: PostgreSQL's commit_delay). So when a turn is
 over, those who went in it are waited for, beside those who have come meanwhile; but not longer than WAIT_MAX_S,
-nor than half of what the turn took. A lone client never waits.
+nor than the turn took. A lone client never waits.
 """
 
 from __future__ import annotations
 
-WAIT_MAX_S = 0.005
+WAIT_MAX_S = 0.02
 
 
 class Gathering:
@@ -41,4 +41,4 @@ class Gathering:
     def done(self, waiting: int, now: float) -> None:
         """The turn is over: what has become of those that went is known, and so many wait already."""
         self._expected = self._gone + waiting
-        self._limit_s = min(WAIT_MAX_S, max(0.0, now - self._went_at) / 2)
+        self._limit_s = min(WAIT_MAX_S, max(0.0, now - self._went_at))
