@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from kazoo.client import KazooClient
+
 from bench.case import Case, Figure, Unverified
 from bench.dialects import DIALECTS, Dialect, spoken
 from bench.inputs import PREFIX
@@ -48,6 +50,8 @@ SMALL, LARGE = 10, 10_000
 """Bytes of each: large ones where few keys were put, else the leader still has in memory what the log has not."""
 
 TRIM_S = 120.0
+SESSION_S = 20.0
+FIRST_SEGMENT = "/log/0000000000"
 MIB = 1 << 20
 
 
@@ -225,14 +229,23 @@ def _ready(node: ClusterNode) -> bool:
 
 
 def _trim(nodes: KvlogNodes, leader: ClusterNode, size: int) -> None:
-    """Write values of this size until the log does not begin with its first entry any more."""
+    """Write values of this size until the first entries are gone: from the log, and from the leader's memory."""
 
     def trimmed() -> bool:
         return int(leader.status()["log"]["first_index"]) > 0
 
-    end = time.monotonic() + TRIM_S
-    while not trimmed():
+    end, written = time.monotonic() + TRIM_S, 0
+    while not trimmed() or (size == LARGE and written <= RING_BYTES_MAX):
         if time.monotonic() > end:
             raise Unavailable(f"the log was not trimmed within {TRIM_S:g} s: {leader.status()['log']}")
         for number in range(TRIM_WRITES):
             nodes.put("trim", f"{number:0{size}}")
+            written += size
+    client = KazooClient(nodes.ensemble.hosts, timeout=SESSION_S)
+    client.start(timeout=SESSION_S)
+    try:  # the log says where it begins before what was there goes
+        if not wait_until(lambda: client.exists(f"{nodes.cluster.root}{FIRST_SEGMENT}") is None, TRIM_S):
+            raise Unavailable(f"the log's first entries were not deleted within {TRIM_S:g} s")
+    finally:
+        client.stop()
+        client.close()
