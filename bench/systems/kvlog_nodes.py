@@ -12,14 +12,13 @@ from bench.inputs import PREFIX
 from bench.load import Kind
 from bench.systems.etcd import pieces
 from bench.systems.http import Request
-from bench.systems.loaded import MOST_CONNECTIONS, HttpSystem
+from bench.systems.loaded import HttpSystem
 from bench.systems.process_tree import with_descendants
 from kvlog import __version__
 from kvlog.cluster import Cluster, server_command
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import free_ports
-from kvlog.service.reads import WAITING_MAX
 
 NODES = 3
 SERVERS = 3
@@ -44,7 +43,6 @@ class KvlogNodes(HttpSystem):
     kinds = frozenset(Kind)
     notes = (
         "kvlog's writes have `ack=log`: answered once they are on the disks of a quorum of ZooKeeper's servers.",
-        f"A node of kvlog refuses linearizable reads while {WAITING_MAX} wait, and is not loaded with more.",
     )
 
     def __init__(
@@ -68,10 +66,6 @@ class KvlogNodes(HttpSystem):
     def another(self, *flags: str) -> KvlogNodes:
         """One more of the same version, not started yet; each of its nodes has these further flags."""
         return KvlogNodes(name=self.name, flags=(*self._flags, *flags), checkout=self._checkout, nodes=self._size)
-
-    def most_connections(self, kind: Kind) -> int:
-        """A node lets only so many reads wait."""
-        return WAITING_MAX if kind is Kind.LINEARIZABLE else MOST_CONNECTIONS
 
     def start(self) -> None:
         """The ensemble, then the nodes."""
