@@ -14,7 +14,7 @@ from kvlog.api import course, internal, keys, txn
 from kvlog.api.answers import JSON, View, encode
 from kvlog.api.incoming import BODY_BYTES_MAX, KEYS, key_in, known_type
 from kvlog.api.items import content_type
-from kvlog.api.marks import marks
+from kvlog.api.marks import marks, marks_of
 from kvlog.api.parameters import REMEMBERED, parameters
 from kvlog.api.reading import read_options
 from kvlog.api.writing import Planned
@@ -32,13 +32,19 @@ UNDER_WAY_MAX = 768
 _KEYS = KEYS.encode()
 _PROPAGATE = b"/propagate"
 
-_READS_OF_FLASK = frozenset(
-    (b"accept", b"if-match", b"if-none-match", b"content-length", b"content-encoding", b"transfer-encoding")
-)
-_WRITES_OF_FLASK = frozenset((b"content-encoding", b"transfer-encoding"))
+_WRITES_OF_FLASK = frozenset((b"content-encoding", b"transfer-encoding", b"upgrade"))
+_READS_OF_FLASK = _WRITES_OF_FLASK | {b"accept", b"if-match", b"if-none-match", b"content-length"}
 """Headers with which a request is no plain one."""
 
-_VALUE_HEADERS = tuple((name.encode(), value.encode()) for name, value in keys.VALUE_HEADERS.items())
+Encoded = list[tuple[bytes, bytes]]
+
+
+def _encoded(headers: dict[str, str]) -> Encoded:
+    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_VALUE_HEADERS = _encoded(keys.VALUE_HEADERS)
+_NO_STORE = (b"Cache-Control", b"no-store")
 
 
 @lru_cache(REMEMBERED)
@@ -96,9 +102,7 @@ class HotPath:
         self._service = service
         self._reads = service.reads
         self._under_way = 0  # on the event loop only
-        # Of a node that is neither stale nor halted: they stay the same.
-        self._marks = [(name.encode(), value.encode()) for name, value in marks(service).items()]
-        self._marks_of_view = [*self._marks, (b"Cache-Control", b"no-store")]
+        self._usual_marks = _encoded(marks_of(service.settings.node_id, service.instance, 0, None))
         self._planners: dict[tuple[str, bytes], Callable[[_Plain], Planned | None]] = {
             ("POST", b"/update"): course.planned_update,
             ("POST", b"/v1/txn"): self._txn,
@@ -118,6 +122,13 @@ class HotPath:
         if planner is None and path.startswith(_KEYS):
             planner = {"PUT": keys.put_of, "DELETE": keys.delete_of}.get(method)
         return None if planner is None else self._write(planner, _Plain(scope, body))
+
+    def _marks(self) -> Encoded:
+        """What the answer says of this node: it may have become stale, or have halted, since it was asked."""
+        freshness = self._service.runtime.freshness
+        if freshness.missed_entries or freshness.halted_at is not None:
+            return _encoded(marks(self._service))
+        return self._usual_marks
 
     # --- reads --------------------------------------------------------------------------------------------
 
@@ -172,8 +183,8 @@ class HotPath:
         if record.lease:
             headers.append((b"Kvlog-Lease", b"%d" % record.lease))
         headers.append((b"Content-Type", content_type(record).encode("latin-1")))
-        headers += self._marks
         headers.append((b"Content-Length", b"%d" % len(record.value)))
+        headers += self._marks()
         return 200, headers, record.value
 
     # --- pushes -------------------------------------------------------------------------------------------
@@ -193,8 +204,9 @@ class HotPath:
         if not isinstance(answer, PushAnswer):
             return None
         body = internal.encoded(answer)
-        headers = [(b"Content-Type", MSGPACK.encode()), *self._marks_of_view]
-        headers.append((b"Content-Length", b"%d" % len(body)))
+        headers = [(b"Content-Type", MSGPACK.encode()), (b"Content-Length", b"%d" % len(body))]
+        headers += self._marks()
+        headers.append(_NO_STORE)
         return 200, headers, body
 
     # --- writes -------------------------------------------------------------------------------------------
@@ -220,8 +232,9 @@ class HotPath:
 
     def _view(self, view: View) -> Answer:
         body = encode(view.body).encode()
-        headers = [(name.encode(), value.encode("latin-1")) for name, value in view.headers.items()]
+        headers = _encoded(view.headers)
         headers.append((b"Content-Type", view.media_type.encode()))
-        headers += self._marks_of_view
         headers.append((b"Content-Length", b"%d" % len(body)))
+        headers += self._marks()
+        headers.append(_NO_STORE)
         return view.status, headers, body

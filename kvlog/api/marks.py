@@ -8,10 +8,14 @@ from kvlog.service.service import Service
 
 def marks(service: Service) -> dict[str, str]:
     """Headers: which node it is, and whether its store is stale, or it has halted."""
-    missed, halted_at = service.missed_entries, service.halted_at
+    return marks_of(service.settings.node_id, service.instance, service.missed_entries, service.halted_at)
+
+
+def marks_of(node_id: str, instance: str, missed: int, halted_at: int | None) -> dict[str, str]:
+    """The same headers, of a node that has missed so many entries, and has halted there, if it has."""
     found = {
-        "Kvlog-Node": service.settings.node_id,
-        INSTANCE_HEADER: service.instance,
+        "Kvlog-Node": node_id,
+        INSTANCE_HEADER: instance,
         "Kvlog-Stale": "true" if missed else "false",
     }
     if missed:

@@ -226,9 +226,14 @@ class Node(Conduct):
         if tail_index > self.cursor.tail_index:
             self._read_because = by
             last = self.arrivals.last
-            if last is not None and last.path is Path.PUSH:
-                self._read_at = max(self._read_at, self._now + PUSH_GRACE_S)
+            nothing_missing = self.cursor.tail_index < self.cursor.next_index  # else the time is running already
+            if nothing_missing and last is not None and last.path is Path.PUSH:
+                self._expect_push()
         self.cursor.saw(tail_index)
+
+    def _expect_push(self) -> None:
+        """What is missing is on its way: it is not read for a moment."""
+        self._read_at = max(self._read_at, self._now + PUSH_GRACE_S)
 
     def _on_entries_read(self, event: ev.EntriesRead) -> None:
         self._questions.answered(do.ReadEntries)  # skipping may have asked
@@ -311,6 +316,8 @@ class Node(Conduct):
             items, last, complaint = self._pushes.take(body, self.cursor)
             if complaint:
                 self._out.append(do.Note(complaint))
+            if items and self._now < self._read_at:
+                self._expect_push()  # they keep coming
             for item in items:
                 self._entry_seen(item, Path.PUSH)
         self._out += self._pushes.answer_when_applied(event.token, last, self._now, self.cursor)

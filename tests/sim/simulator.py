@@ -73,6 +73,9 @@ WINDOW = 400
 """Revisions for which requests are remembered: more than a client's retries can be apart in a run (a retry comes
 within seconds; a run writes some 20 a second), fewer than a long run has."""
 
+BURSTS = (1, 1, 1, 1, 1, 1, 1, 2, 4, 6)
+"""How many requests come to a node at the same time."""
+
 
 OPERATORS: dict[str, Callable[[int], ev.Event]] = {"heal": ev.CatchupRequested, "transfer": ev.TransferRequested}
 
@@ -182,6 +185,7 @@ class SimNode:
         self.core: Node | None = None
         self.tokens: dict[int, Callable[[object], None]] = {}
         self.inbox: deque[tuple[int, ev.Event]] = deque()
+        self.wakes_at: float | None = None
         self.store_busy_until = 0.0
 
     @property
@@ -281,7 +285,38 @@ class SimNode:
         while self.inbox:
             life, event = self.inbox.popleft()
             if self.alive and life == self.life and self.core is not None:
-                self.step(self.core, event)
+                self.step(self.core, self.gathered(life, event))
+                self.wake(self.core)
+
+    def gathered(self, life: int, first: ev.Event) -> ev.Event:
+        """The requests that have come together, or only the first of them, as the threads of a node have it."""
+        if not isinstance(first, ev.WriteSubmitted | ev.ReadSubmitted) or self.sim.random.random() < 0.3:
+            return first
+        requests = [first]
+        while self.inbox and self.inbox[0][0] == life:
+            event = self.inbox[0][1]
+            if not isinstance(event, ev.WriteSubmitted | ev.ReadSubmitted):
+                break
+            requests.append(event)
+            self.inbox.popleft()
+        if len(requests) == 1:
+            return first
+        self.sim.faults["gathered"] += 1
+        return ev.Gathered(tuple(requests))
+
+    def wake(self, core: Node) -> None:
+        """See to it that the node is woken when it wants to be: once for each time that it names."""
+        wake_at, life = core.wake_at, self.life
+        if wake_at is None or wake_at == self.wakes_at:
+            return
+        self.wakes_at = wake_at
+
+        def woken() -> None:
+            if self.alive and life == self.life and core.wake_at == wake_at:
+                self.sim.faults["woken"] += 1
+                self.post(ev.Woken())
+
+        self.sim.at(max(self.sim.now, wake_at), woken)
 
     def step(self, core: Node, event: ev.Event) -> None:
         if not isinstance(event, ev.Tick):
@@ -470,9 +505,6 @@ class Simulator:
 
     # --- clients ---
 
-    def write(self) -> None:
-        self.write_to(self.random.choice(sorted(self.nodes)))
-
     def write_to(self, node: str) -> Write:
         key = f"key{self.random.randrange(6)}"
         number = len(self.writes)
@@ -482,16 +514,21 @@ class Simulator:
         self.submit(write)
         return write
 
-    def ask(self) -> None:
-        """Anything that clients do, through any node."""
+    def burst(self) -> None:
+        """Some clients ask the same node at the same time."""
+        node = self.random.choice(sorted(self.nodes))
+        for _ in range(self.random.choice(BURSTS)):
+            self.ask(node)
+
+    def ask(self, node: str) -> None:
+        """Anything that clients do."""
         kind = self.random.choice(["write", "write", "command", "command", "read"])
         if kind == "read":
-            self.read()
+            self.read(self.nodes[node])
         elif kind == "write":
-            self.write()
+            self.write_to(node)
         else:
             number = len(self.writes)
-            node = self.random.choice(sorted(self.nodes))
             write = Write(number, "", self.now + WRITE_TIMEOUT_S, self.now, node, f"w{number}")
             write.other = self.command(write.value)
             self.writes.append(write)
@@ -521,9 +558,8 @@ class Simulator:
             ]
         )
 
-    def read(self) -> None:
+    def read(self, node: SimNode) -> None:
         """A read that has to see all that was acknowledged before it (Q1)."""
-        node = self.nodes[self.random.choice(sorted(self.nodes))]
         if not node.alive:
             return
         acknowledged, linearizable = self.acknowledged, self.random.random() < 0.7
@@ -690,8 +726,9 @@ class Simulator:
             self.nodes[name].start("catchup")
         end = self.now + seconds
         time = self.now
-        while (time := time + self.random.expovariate(writes_per_s)) < end:
-            self.at(time, self.ask)
+        bursts_per_s = writes_per_s * len(BURSTS) / sum(BURSTS)
+        while (time := time + self.random.expovariate(bursts_per_s)) < end:
+            self.at(time, self.burst)
         time = self.now
         while (time := time + self.random.expovariate(faults_per_s)) < end:
             self.at(time, self.fault)

@@ -48,6 +48,16 @@ def test_no_schedule_of_faults_breaks_a_promise(seed: int, tmp_path: Path):
     assert any(isinstance(write.outcome, Committed) for write in sim.writes), "nothing was ever written"
 
 
+def test_requests_come_together_and_waiting_nodes_are_woken():
+    """What happens under load only happens here, too: one step for many requests, and a wait for a group."""
+    sim = Simulator(1)
+
+    sim.run(seconds=6, faults_per_s=0.1)
+
+    sim.check()
+    assert min(sim.faults["gathered"], sim.faults["woken"]) > 5, sim.faults
+
+
 def short(seed: int) -> Simulator:
     """A short run with a fault every third of a second, healed in the middle of it all."""
     sim = Simulator(seed)
