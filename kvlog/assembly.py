@@ -34,6 +34,7 @@ from kvlog.api import watch
 from kvlog.api.app import create_app
 from kvlog.api.hot import HotPath
 from kvlog.api.marks import marks
+from kvlog.clock import SystemClock
 from kvlog.config import Settings
 from kvlog.core.events import HandoverRequested
 from kvlog.core.machine import Identity
@@ -74,18 +75,6 @@ LAST_WORDS_S = 5
 """How long a worker that ends by an error may take to say so: what its stderr goes to may not be read."""
 
 PR_SET_PDEATHSIG = 1
-
-
-class SystemClock:
-    """The clocks of this machine."""
-
-    def monotonic(self) -> float:
-        """See ports.Clock. It goes on while the machine is suspended: what was fresh before is old after."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def wall_ms(self) -> int:
-        """See ports.Clock."""
-        return time.time_ns() // 1_000_000
 
 
 # --- the supervisor -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kvlog.api.app import create_app
-from kvlog.assembly import SystemClock
+from kvlog.clock import SystemClock
 from kvlog.config import parse
 from kvlog.core.node import Node
 from kvlog.core.values import NodeSettings

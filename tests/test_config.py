@@ -50,6 +50,7 @@ FLAGS = [
     ("log_bytes_max", ["--log-limit-mb", "1"], "KVLOG_LOG_LIMIT_MB", "2"),
     ("request_window", ["--request-window", "100"], "KVLOG_REQUEST_WINDOW", "200"),
     ("history", ["--history", "0"], "KVLOG_HISTORY", "200"),
+    ("hot_path", ["--hot-path", "0"], "KVLOG_HOT_PATH", "1"),
 ]
 
 

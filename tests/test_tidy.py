@@ -19,6 +19,7 @@ PARTS = {
     "guard": {"errors"},
     "watchdog": {"errors", "guard"},
     "core": {"errors", "core"},
+    "clock": set(),
     "config": {"errors"},
     "ports": {"errors", "core", "config"},
     "memory": ADAPTER,
@@ -36,7 +37,8 @@ PARTS = {
     # peers and snapshot: what nodes say to each other over HTTP.
     "api": REAL | {"problems", "api", "service", "peers", "snapshot", "front", "watching", "kvlog"},
     "front": {"errors", "problems", "guard", "front"},  # knows no node: any WSGI application will do
-    "assembly": REAL | {"guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
+    "assembly": REAL
+    | {"clock", "guard", "runtime", "service", "watching", "api", "front", "store", "peers", "zookeeper"},
     "cli": {"errors", "core", "config", "cli", "client", "snapshot", "store", "zookeeper"}
     | {"kvlog"},  # kvlog: its version
     "__main__": {"cli"},

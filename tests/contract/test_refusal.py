@@ -141,7 +141,9 @@ def test_a_segment_that_was_deleted_by_hand_is_a_hole(zookeeper_world: ZooKeeper
     found = node.tail_read()
 
     assert (found.tail_index, found.first_index) == (2 * SEGMENT_ENTRIES + 2, 0)
-    assert node.read(SEGMENT_ENTRIES - 2, 5) == tuple(b"%d" % index for index in (SEGMENT_ENTRIES - 2, SEGMENT_ENTRIES - 1))
+    assert node.read(SEGMENT_ENTRIES - 2, 5) == tuple(
+        b"%d" % index for index in (SEGMENT_ENTRIES - 2, SEGMENT_ENTRIES - 1)
+    )
 
 
 @pytest.mark.parametrize("trimmed", [False, True])
