@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.entry import VALUE_BYTES_MAX, Leader
-from kvlog.core.values import PushBody
+from kvlog.core.values import PushAnswer, PushBody
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 
@@ -68,7 +69,7 @@ class Pair:
 
     def same(self, raw: bytes, status: int | None = None) -> bytes:
         """What both answer, which is the same: all of it but what has to differ."""
-        hot, plain = (self._known(node, sent(node, raw)) for node in (self.hot, self.plain))
+        hot, plain = (self.known(node, sent(node, raw)) for node in (self.hot, self.plain))
         assert hot.startswith(b"HTTP/1.1 "), raw
         assert hot == plain, raw
         assert status is None or int(hot.split()[1]) == status, hot
@@ -80,10 +81,11 @@ class Pair:
         """The JSON that both answer."""
         return json.loads(self.same(raw, status).partition(b"\r\n\r\n")[2])
 
-    def _known(self, node: ClusterNode, answer: bytes) -> bytes:
-        head, end, body = answer.partition(b"\r\n\r\n")
-        head = re.sub(rb"(?im)^(date|kvlog-staleness-ms): [^\r]+", rb"\1: -", head)
-        known = head + end + body
+    def known(self, node: ClusterNode, answer: bytes) -> bytes:
+        """An answer without what differs from node to node, and from moment to moment."""
+        known = re.sub(rb"(?m)^(date|kvlog-staleness-ms): [^\r]+", rb"\1: -", answer)
+        # Flask gives the methods in the order of a set of words, which each process has its own of.
+        known = re.sub(rb"(?m)^allow: [^\r]+", lambda found: b" ".join(sorted(re.split(rb",? ", found[0]))), known)
         return known.replace(b"%d" % node.port, b"PORT").replace(self._instances[node.port], b"INSTANCE")
 
     def _settle(self) -> None:
@@ -219,7 +221,7 @@ HEADERS: list[tuple[tuple[str | bytes, ...], int]] = [
     (("Content-Encoding: gzip",), 200),
     (("Cookie: a=b",), 200),
     (("Idempotency-Key: not even one",), 200),
-    (("Upgrade: websocket", "Connection: upgrade"), 400),
+    (("Upgrade: websocket", "Connection: upgrade"), 405),
     (("Upgrade: h2c", "Connection: upgrade"), 200),
 ]
 
@@ -272,9 +274,9 @@ def test_puts_are_answered_the_same(pair: Pair, key: str):
     pair.same(request(put, 'If-Match: "7"', body=b"1"), 412)
     created = pair.body(request(put, "If-None-Match: *", body=b"1"), 201)
     pair.same(request(put, "If-None-Match: *", body=b"2"), 412)
-    pair.same(request(put, body=b"2"), 200)
+    changed = pair.body(request(put, body=b"2"), 200)
     pair.same(request(put, f'If-Match: "{created["revision"]}"', body=b"3"), 412)
-    pair.same(request(put, f'If-Match: "1", "{created["revision"] + 1}"', "Content-Type: a/b", body=b"3"), 200)
+    pair.same(request(put, f'If-Match: "1", "{changed["revision"]}"', "Content-Type: a/b", body=b"3"), 200)
     pair.same(request(put, "If-Match: 7", body=b"4"), 400)
     pair.same(request(put, "If-None-Match:", body=b"4"), 400)
     pair.same(request(put + "?ttl=3600", body=b""), 200)
@@ -305,11 +307,11 @@ def test_bodies_of_puts_are_taken_the_same(pair: Pair, key: str):
         ("Content-Encoding: gzip", 415), ("Content-Encoding: identity", 200), ("Content-Encoding:", 200),
         ("Content-Type:", 200), ("Content-Type: nonsense", 400), ("Content-Type: a/" + "b" * 300, 400),
         ('Content-Type: text/plain; a="b c"', 200), ("Content-Range: bytes 0-1/2", 400), ("Accept: text/html", 200),
-        ("Content-Language: la", 200), ("Expect: 100-continue", 200), ("Content_Encoding: gzip", 200),
+        ("Content-Language: la", 200), ("Expect: 100-continue", 100), ("Content_Encoding: gzip", 200),
     ):  # fmt: skip
         pair.same(request(put, header, body=b"ab"), status)
     pair.same(request(put, "Content-Type: a/b", "Content-Type: c/d", body=b"ab"), 200)
-    pair.same(request(put, 'If-Match: "1"', "If-Match: *", body=b"ab"), 200 + 200)
+    pair.same(request(put, 'If-Match: "99999"', "If-Match: *", body=b"ab"), 400)
     pair.same(request(put, b"Content-Type: a/\xff", body=b"ab"), 400)
     pair.same(request(f"GET /v1/kv/{key}"), 200)
 
@@ -330,7 +332,7 @@ def test_ids_of_writes_mean_the_same(pair: Pair, key: str):
     pair.same(request(put, name, name, body=b"3"), 400)
     failed = f"Idempotency-Key: {key}-failed"
     for _ in range(2):
-        pair.same(request(put, failed, 'If-Match: "1"', body=b"4"), 412)
+        pair.same(request(put, failed, 'If-Match: "99999"', body=b"4"), 412)
     pair.same(request(f"DELETE /v1/requests/{key}-cancelled"), 200)
     pair.same(request(put, f"Idempotency-Key: {key}-cancelled", body=b"5"), 409)
     pair.same(request(f"GET /v1/kv/{key}"), 200)
@@ -344,7 +346,7 @@ def test_deletes_are_answered_the_same(pair: Pair, key: str):
     pair.same(request(f"PUT /v1/kv/{key}", body=b"1"), 201)
     pair.same(request(delete, body=b"x"), 400)
     pair.same(chunked(delete, body=b"xyz!"), 400)
-    pair.same(request(delete, 'If-Match: "1"'), 412)
+    pair.same(request(delete, 'If-Match: "99999"'), 412)
     pair.same(request(delete + "?ttl=3"), 400)
     pair.same(request(delete + "?ack=log", body=b""), 200)
     pair.same(chunked(delete, body=b""), 200)
@@ -434,7 +436,7 @@ TXNS: list[tuple[bytes, int]] = [
     (txn(then=7), 400),
     (txn(compare=[{"key": "t"}], then=[]), 400),
     (txn(then=[put(f"k{number}") for number in range(1_001)]), 400),
-    (txn(then=[put(f"k{number}", "x" * 1_000) for number in range(300)]), 413),
+    (txn(then=[put(f"k{number}", "x" * 2_000) for number in range(700)]), 413),
     (txn(), 400),
     (b'{"then":[],"then":[]}', 400),
     (b"\xff", 400),
@@ -466,7 +468,7 @@ def test_what_else_a_transaction_brings_means_the_same(pair: Pair, key: str):
 
 def test_pushes_are_answered_the_same(pair: Pair):
     """Garbage, that of another cluster, with what no node sends along."""
-    push = PushBody("another", Leader("n9", "a9", "127.0.0.1:9"), 1, 0, 1, ())
+    push = PushBody("another", Leader("n9", "127.0.0.1:9"), 0, 0, 1, ())
     body = msgspec.msgpack.encode(push)
     pair.same(request("POST /propagate", body=body), 409)
     pair.same(request("POST /propagate", "Content-Encoding: identity", body=body), 409)
@@ -478,11 +480,12 @@ def test_pushes_are_answered_the_same(pair: Pair):
         pair.same(request("POST /propagate", body=bad), 400)
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
         pair.same(request(f"{method} /propagate", body=b""))
-    clusters = [node.status()["cluster_id"] for node in (pair.hot, pair.plain)]
-    answers = [
-        pair._known(node, sent(node, request("POST /propagate", body=own)))
-        for node, cluster_id in zip((pair.hot, pair.plain), clusters, strict=True)
-        for own in (msgspec.msgpack.encode(msgspec.structs.replace(push, cluster_id=cluster_id)),)
-    ]
-    assert answers[0] == answers[1]
-    assert answers[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    heads, bodies = [], []
+    for node in (pair.hot, pair.plain):
+        own = msgspec.msgpack.encode(replace(push, cluster_id=node.status()["cluster_id"]))
+        head, _, body = pair.known(node, sent(node, request("POST /propagate", body=own))).partition(b"\r\n\r\n")
+        heads.append(head)
+        bodies.append(msgspec.msgpack.decode(body, type=PushAnswer))
+    assert heads[0] == heads[1]
+    assert heads[0].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert all(answer.epoch > push.epoch for answer in bodies)  # each cluster counts its own
