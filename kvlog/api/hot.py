@@ -1,8 +1,8 @@
 """The hottest routes on the event loop, without Flask: reads of one key, and writes at the leader.
 
-Here is only what goes well, what came of a write, and what was waited for in vain. Everything else (a request that makes no sense, a key that is
-not there, a stale store, a write at a follower) is left to Flask: both give the same answers, byte by byte, and
-without this module nothing is missing.
+Here is only what goes well, what came of a write, and what was waited for in vain. Everything else (a request that
+makes no sense, a key that is not there, a stale store, a write at a follower) is left to Flask: both give the same
+answers, byte by byte, and without this module nothing is missing.
 """
 
 from __future__ import annotations
