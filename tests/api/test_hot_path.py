@@ -24,16 +24,18 @@ from hypothesis import strategies as st
 from kvlog.api.hot import HotPath
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.config import parse
+from kvlog.core import effects as do
+from kvlog.core import events as ev
 from kvlog.core.commands import update
 from kvlog.core.entry import VALUE_BYTES_MAX, Leader
-from kvlog.core.values import Ack, Committed, PushAnswer, PushBody
+from kvlog.core.values import Ack, Committed, PushAnswer, PushBody, Reach
 from kvlog.ensemble import LocalEnsemble
 from kvlog.front import Answer, Begin
 from kvlog.peers import HttpPeers
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from kvlog.service.service import make_service
 from kvlog.service.writes import Write
-from tests.memory_node import MemoryNode
+from tests.memory_node import MemoryNode, NoPeers
 
 ANSWER_S = 20.0
 LEASE_S = 3_600
@@ -593,6 +595,13 @@ def test_a_read_that_waits_in_vain_waits_once(pair: Pair):
 Found = Answer | Begin | None
 
 
+class Reachable(NoPeers):
+    """A node that can be reached at its address may lead."""
+
+    def probe(self, effect: do.Probe) -> None:
+        self._post(ev.Probed(effect.address, Reach.ANSWERS, "a1"))
+
+
 class InProcess:
     """The hot path of a node in this process, without a server."""
 
@@ -602,6 +611,7 @@ class InProcess:
         )
         self.failed: list[str] = []
         runtime = self.node.runtime
+        self.node.peers = Reachable(runtime.post)
         self.peers = HttpPeers(runtime.post, incoming=directory, verify=lambda _: self.node.store.position())
         self.service = make_service(
             parse(["--port", "9", "--zk", "127.0.0.1:1", "--data-dir", str(directory)], {}),
