@@ -77,6 +77,14 @@ def test_what_is_about_to_change_is_not_held(recent: Recent):
     assert recent.read("a") == (None, at(2))
 
 
+def test_what_was_to_change_is_looked_up_if_its_commit_has_failed(recent: Recent):
+    """The disk may have taken it all the same: what is held for it counts no more (H1)."""
+    recent.change(["a"])
+    recent.changed(at(2), {})
+
+    assert recent.read("a") is None
+
+
 def test_while_a_state_changes_nothing_goes_with_a_position(recent: Recent):
     """What does not change is right in both, but which one is the latest is not known (H2)."""
     recent.change(["b"])
@@ -247,6 +255,29 @@ def test_what_was_read_is_read_again_without_the_disk(tmp_path: Path, monkeypatc
             assert model.right(key, store.read(key))
         assert store.position().applied_index == 10
         monkeypatch.undo()
+
+
+def test_who_has_seen_a_state_does_not_see_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also in the moment when a change is committed, and what is held does not know it yet (H1)."""
+    model = Model(20)
+    seen: list[int] = []
+    with closing(model.store(tmp_path / "store", 10)) as store:
+        recent = store._recent
+        changed = recent.changed
+
+        def look_before(position: Position, records: dict[str, Record | None]) -> None:
+            for key in ("never read before", *KEYS):
+                found = store.read(key)
+                assert model.right(key, found)
+                seen.append(found[1].applied_index)
+            changed(position, records)
+
+        for key in KEYS:
+            store.read(key)
+        monkeypatch.setattr(recent, "changed", look_before)
+        store.apply((model.chain.entries[10],), fill=False)
+
+    assert seen == [10] * (1 + len(KEYS))
 
 
 def test_the_past_is_not_what_is_held(tmp_path: Path):
