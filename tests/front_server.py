@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kvlog.errors import StoreFailure
-from kvlog.front import Exchange, Front, Scope, make_server, query_of, wsgi
+from kvlog.front import Answer, Begin, Exchange, Front, Reply, Scope, make_server, query_of, wsgi
 from kvlog.guard import Guard
 
 MEBIBYTE = b"x" * 1024 * 1024
@@ -287,6 +287,53 @@ async def leaves_a_callback(scope: Scope, proto: Exchange) -> None:
     proto.response_bytes(200, PLAIN, b"")
 
 
+# --- the shortcut ---------------------------------------------------------------------------------------------
+
+
+def short(body: bytes) -> Answer:
+    """What only the shortcut answers."""
+    length = b"%d" % len(body)
+    return 200, [(b"Content-Type", b"text/plain"), (b"X-Shortcut", b"yes"), (b"Content-Length", length)], body
+
+
+def later(make: Callable[[], Answer | None], *, held: bool = False) -> Begin:
+    """Replies on another thread; ``held``: once released."""
+
+    def made() -> Answer | None:
+        seen["made"] += 1
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("an answer is made on the event loop")
+        return make()
+
+    def begin(reply: Reply) -> None:
+        def run() -> None:
+            if held:
+                released.wait()
+            reply(made)
+
+        seen["begun"] += 1
+        threading.Thread(target=run).start()
+
+    return begin
+
+
+SHORTCUTS: dict[str, Callable[[bytes], Answer | Begin | None]] = {
+    "/short": short,
+    "/short/later": lambda body: later(lambda: short(body)),
+    "/short/held": lambda body: later(lambda: short(body), held=True),
+    "/short/none": lambda _: None,
+    "/short/none-later": lambda _: later(lambda: None),
+    "/short/breaks": lambda _: short(1 / 0),
+    "/short/breaks-beginning": lambda _: lambda _: 1 / 0,
+    "/short/breaks-later": lambda _: later(lambda: 1 / 0),
+}
+
+
+def shortcut(scope: Scope, body: bytes) -> Answer | Begin | None:
+    found = SHORTCUTS.get(scope["path"])
+    return None if found is None else found(body)
+
+
 def make_front(threads: int, waiting: int, broken: str) -> Front:
     if broken == "environ":
         wsgi.environ_of = lambda _: 1 / 0
@@ -312,7 +359,13 @@ def make_front(threads: int, waiting: int, broken: str) -> Front:
     guard.install()
     Finalize(None, lambda: print("finalized", flush=True), exitpriority=1)
     front = Front(
-        application, guard, handlers=handlers, headers=[("X-Node", "n1")], threads=threads, waiting_max=waiting
+        application,
+        guard,
+        handlers=handlers,
+        shortcut=shortcut,
+        headers=[("X-Node", "n1")],
+        threads=threads,
+        waiting_max=waiting,
     )
     return front
 

@@ -710,6 +710,100 @@ def test_handlers_end_when_the_node_stops_and_the_application_goes_on(start_serv
     assert server.get("GET /unread").status == 200
 
 
+# --- the shortcut ---------------------------------------------------------------------------------------------
+
+BODIES = [b"", b"abc", b"x" * 65_536]
+
+
+@pytest.mark.parametrize("path", ["/short", "/short/later"])
+def test_a_shortcut_answers_in_place_of_the_application(server: Server, path: str):
+    """At once, or later from another thread: with its own headers, and it has the body whole, however it comes."""
+    before = server.state.get("requests", 0)
+    assert server.get(f"GET {path}").headers["x-shortcut"] == "yes"
+    for body in BODIES:
+        said = server.post(path, body)
+        assert (said.status, said.headers["x-shortcut"], said.body) == (200, "yes", body)
+    with server.connect() as client:
+        client.ask(f"POST {path}", "Content-Length: 6", body=b"abc")
+        assert server.state["requests"] == before  # it has come, and is not whole
+        client.send(b"def")
+
+        assert client.answer().body == b"abcdef"
+    assert server.state["requests"] == before
+
+
+@pytest.mark.parametrize("path", ["/short/none", "/short/none-later"])
+def test_what_a_shortcut_leaves_is_the_applications(server: Server, path: str):
+    """It has the body as if nobody had looked at it, whether it is left at once or after all."""
+    before = server.state
+    assert json.loads(server.get(f"GET {path}").body)["PATH_INFO"] == path
+    for body in BODIES:
+        said = server.post(path, body)
+        assert "x-shortcut" not in said.headers
+        assert json.loads(said.body)["body"].encode() == body
+    assert server.state["requests"] == before["requests"] + 1 + len(BODIES)
+    assert server.state["made"] - before["made"] == (4 if path.endswith("later") else 0)
+
+
+@pytest.mark.parametrize("header", ["Transfer-Encoding: chunked", "Content-Length: 65537"])
+def test_a_body_of_unknown_length_or_a_large_one_is_not_for_the_shortcut(server: Server, header: str):
+    """It comes while the application reads it."""
+    body = chunked(b"abc") if "chunked" in header else b"x" * 65_537
+    said = server.get("POST /short", header, body=body)
+
+    assert "x-shortcut" not in said.headers
+    assert json.loads(said.body)["REQUEST_METHOD"] == "POST"
+
+
+def test_a_request_without_a_body_needs_not_say_so(server: Server):
+    """Many clients send a DELETE without a Content-Length: it is as good as one with 0."""
+    assert server.get("DELETE /short").headers["x-shortcut"] == "yes"
+
+
+def test_answers_that_come_later_hold_no_threads_and_keep_their_order(start_server: Start):
+    """Far more than there are threads wait; on one connection each answer goes to its own request."""
+    server = start_server()
+    with ExitStack() as waiting:
+        clients = [waiting.enter_context(server.connect()) for _ in range(5 * (THREADS + WAITING))]
+        for client in clients:
+            client.ask("POST /short/held", "Content-Length: 1", body=b"a")
+            client.ask("POST /short", "Content-Length: 1", body=b"b")
+        assert server.saw("begun", len(clients))
+        assert server.post("/echo", b"abc").body == b"abc"
+        assert server.state["threads"] <= 1
+        server.get("GET /release")
+
+        assert {(client.answer().body, client.answer().body) for client in clients} == {(b"a", b"b")}
+
+
+def test_a_client_that_leaves_before_its_later_answer_does_no_harm(start_server: Start):
+    """The answer is made and goes nowhere; the next ones come."""
+    server = start_server()
+    for head in ("GET /short/held", "POST /short/held"):
+        with server.connect() as client:
+            client.ask(head)
+    assert server.saw("begun", 2)
+    server.get("GET /release")
+
+    assert server.saw("made", 2)
+    assert server.get("GET /short/later").status == 200
+    assert server.post("/short/none-later", b"abc").status == 200
+    assert "Error" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/short/breaks", "/short/breaks-beginning", "/short/breaks-later"])
+def test_a_shortcut_that_breaks_ends_the_process(start_server: Start, method: str, path: str):
+    """Whenever it does: no client waits for ever, and the exit code says what it is."""
+    server = start_server()
+    with server.connect() as client:
+        client.ask(f"{method} {path}", "Content-Length: 0")
+        client.wait_until_closed()
+
+    server.child.wait(ANSWER_S)
+    assert "exit 70: a bug in kvlog: ZeroDivisionError" in server.log.read_text()
+
+
 # --- the end --------------------------------------------------------------------------------------------------
 
 

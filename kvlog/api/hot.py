@@ -1,8 +1,8 @@
 """The hottest routes on the event loop, without Flask: reads of one key, and writes at the leader.
 
-Here is only what goes well, or what came of a write. Everything else (a request that makes no sense, a key that is
-not there, a stale store, a write at a follower) is left to Flask: both give the same answers, byte by byte, and
-without this module nothing is missing.
+Here is only what goes well, what came of a write, and what was waited for in vain. Everything else (a request that
+makes no sense, a key that is not there, a stale store, a write at a follower) is left to Flask: both give the same
+answers, byte by byte, and without this module nothing is missing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from kvlog.api.incoming import BODY_BYTES_MAX, KEYS, key_in, known_type
 from kvlog.api.items import content_type
 from kvlog.api.marks import marks, marks_of
 from kvlog.api.parameters import REMEMBERED, parameters
+from kvlog.api.problems import of_error
 from kvlog.api.reading import read_options
 from kvlog.api.writing import Planned
+from kvlog.core.machine import Record
 from kvlog.core.values import PushAnswer
-from kvlog.errors import InvalidInput
+from kvlog.errors import Behind, InvalidInput
 from kvlog.front import Answer, Begin, Reply, Scope
 from kvlog.peers import MSGPACK
-from kvlog.service.reads import Found, ReadOptions
+from kvlog.service.reads import Found, Read, ReadOptions
 from kvlog.service.service import Service
 from kvlog.service.writes import Written
 
@@ -149,9 +151,16 @@ class HotPath:
 
     def _read_later(self, key: str, options: ReadOptions, reply: Reply) -> None:
         def reached(look: Callable[[], Found]) -> None:
-            reply(lambda: self._ended(self._show(look())))
+            reply(lambda: self._ended(self._looked(look)))
 
         self._reads.key_later(key, options, reached)
+
+    def _looked(self, look: Callable[[], Found]) -> Answer | None:
+        try:
+            found = look()
+        except Behind as error:
+            return self._view(of_error(error))
+        return None if found is None else self._show(found)
 
     def _begun(self, begin: Begin) -> Begin | None:
         """Something that is to be answered later, if not too much is already."""
@@ -164,10 +173,10 @@ class HotPath:
         self._under_way -= 1
         return answer
 
-    def _show(self, found: Found) -> Answer | None:
+    def _show(self, found: tuple[Record | None, Read]) -> Answer | None:
         """A key's raw value, as keys shows it."""
-        record, read = found or (None, None)
-        if record is None or read is None:
+        record, read = found
+        if record is None:
             return None
         headers = [
             (b"ETag", b'"%d"' % record.revision),

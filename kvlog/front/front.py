@@ -337,8 +337,8 @@ class Front:
 
 
 def _length(scope: Scope) -> int | None:
-    """The length of a body, where it is told before the body comes."""
-    length = None
+    """The length of a body, where it is told before the body comes; 0 where there is none."""
+    length = 0
     for name, value in scope["headers"]:
         if name == b"transfer-encoding":
             return None

@@ -12,7 +12,7 @@ from kvlog.core.entry import SYSTEM
 from kvlog.core.evaluate import LEASES, Lease, lease_in, lease_key, lease_number
 from kvlog.core.machine import Change, Position, Record, Remembered
 from kvlog.core.status import READY_STALENESS_MS
-from kvlog.core.values import Answer, Reached
+from kvlog.core.values import Answer, Reached, Refused
 from kvlog.errors import Behind, GapsInHistory, TooManyKeys, TooStale, Unavailable
 from kvlog.ports import Clock, Kept, Page, Store, Versions
 from kvlog.runtime import Freshness, Runtime
@@ -151,18 +151,21 @@ class Reads:
     def key_later(self, key: str, options: ReadOptions, reached: Callable[[Callable[[], Found]], None]) -> None:
         """The same of the present state, once this node has applied what the read needs.
 
-        ``reached`` gets, on any thread, what will read the key then; that finds None if the read is refused.
+        ``reached`` gets, on any thread, what will read the key then; that finds None if the read is refused, and
+        raises Behind if all of its time is over: nobody is to wait for it once more.
         """
         deadline = self._clock.monotonic() + options.timeout_s
         self._runtime.submit(
             lambda token: ev.ReadSubmitted(
                 token, deadline, min_revision=options.min_revision, linearizable=options.linearizable
             ),
-            lambda answer: reached(lambda: self._after(answer, key, options)),
+            lambda answer: reached(lambda: self._after(answer, key, options, deadline)),
         )
 
-    def _after(self, answer: Answer, key: str, options: ReadOptions) -> Found:
+    def _after(self, answer: Answer, key: str, options: ReadOptions, deadline: float) -> Found:
         if not isinstance(answer, Reached):
+            if isinstance(answer, Refused) and self._clock.monotonic() >= deadline:
+                raise Behind(answer.reason)
             return None
         freshness = self._runtime.freshness
         record, position = self._store.read(key)
