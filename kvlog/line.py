@@ -28,10 +28,8 @@ class Line:
     """A connection that is made when it is needed, and made anew after a failure. One thread at a time uses it."""
 
     def __init__(self, address: str, *, connect_s: float, answer_s: float) -> None:
-        """``address`` is ``host:port``; ``answer_s`` is how long nothing may come, in seconds."""
-        host, _, port = address.rpartition(":")
-        self._where = (host.strip("[]"), int(port))
-        self._head = f"Host: {address}\r\n"
+        """``address``: ``host:port``, whatever that is; ``answer_s``: how long nothing may come, in seconds."""
+        self._address = address
         self._connect_s = connect_s
         self._answer_s = answer_s
         self._socket: socket.socket | None = None
@@ -44,9 +42,9 @@ class Line:
             Unavailable: there is none, or none that is understood: what became of the request is not known.
         """
         about = f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-        data = f"POST {path} HTTP/1.1\r\n{self._head}{about}".encode("latin-1") + body
         kept = self._socket is not None
         try:
+            data = f"POST {path} HTTP/1.1\r\nHost: {self._address}\r\n{about}".encode("ascii") + body
             try:
                 return self._exchange(data)
             except ConnectionError:
@@ -56,7 +54,7 @@ class Line:
                 return self._exchange(data)
         except (OSError, ValueError) as error:
             self.close()
-            raise Unavailable(f"no answer from {self._where[0]}:{self._where[1]}: {error}") from error
+            raise Unavailable(f"no answer from {self._address}: {error}") from error
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -67,7 +65,8 @@ class Line:
 
     def _exchange(self, data: bytes) -> Answer:
         if self._socket is None:
-            self._socket = socket.create_connection(self._where, self._connect_s)
+            host, _, port = self._address.rpartition(":")
+            self._socket = socket.create_connection((host.strip("[]"), int(port)), self._connect_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.settimeout(self._answer_s)
         self._socket.sendall(data)

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -718,31 +719,31 @@ BODIES = [b"", b"abc", b"x" * 65_536]
 @pytest.mark.parametrize("path", ["/short", "/short/later"])
 def test_a_shortcut_answers_in_place_of_the_application(server: Server, path: str):
     """At once, or later from another thread: with its own headers, and it has the body whole, however it comes."""
-    before = server.state.get("requests", 0)
+    before = server.state.get("requests")
     assert server.get(f"GET {path}").headers["x-shortcut"] == "yes"
     for body in BODIES:
         said = server.post(path, body)
         assert (said.status, said.headers["x-shortcut"], said.body) == (200, "yes", body)
     with server.connect() as client:
         client.ask(f"POST {path}", "Content-Length: 6", body=b"abc")
-        assert server.state["requests"] == before  # it has come, and is not whole
+        assert server.state.get("requests") == before  # it has come, and is not whole
         client.send(b"def")
 
         assert client.answer().body == b"abcdef"
-    assert server.state["requests"] == before
+    assert server.state.get("requests") == before
 
 
 @pytest.mark.parametrize("path", ["/short/none", "/short/none-later"])
 def test_what_a_shortcut_leaves_is_the_applications(server: Server, path: str):
     """It has the body as if nobody had looked at it, whether it is left at once or after all."""
-    before = server.state
+    before = Counter(server.state)
     assert json.loads(server.get(f"GET {path}").body)["PATH_INFO"] == path
     for body in BODIES:
         said = server.post(path, body)
         assert "x-shortcut" not in said.headers
         assert json.loads(said.body)["body"].encode() == body
     assert server.state["requests"] == before["requests"] + 1 + len(BODIES)
-    assert server.state["made"] - before["made"] == (4 if path.endswith("later") else 0)
+    assert server.state.get("made", 0) - before["made"] == (4 if path.endswith("later") else 0)
 
 
 @pytest.mark.parametrize("header", ["Transfer-Encoding: chunked", "Content-Length: 65537"])

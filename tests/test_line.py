@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
+from kvlog.core import effects as do
+from kvlog.core import events as ev
+from kvlog.core.entry import Leader
+from kvlog.core.machine import Position
+from kvlog.core.values import Member, PushBody
 from kvlog.errors import Unavailable
 from kvlog.line import BODY_BYTES_MAX, HEAD_BYTES_MAX, Line
+from kvlog.peers import HttpPeers
 from kvlog.processes import free_ports
 
 WAIT_S = 20.0
@@ -103,6 +111,14 @@ def start() -> Iterator[Start]:
             return peer, line
 
         yield started
+
+
+@contextmanager
+def closing_peers(peers: HttpPeers) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        peers.stop()
 
 
 def post(line: Line, body: bytes = b"body") -> tuple[int, bytes]:
@@ -237,6 +253,27 @@ def test_a_peer_that_does_not_listen_is_not_there():
         for _ in range(2):
             with pytest.raises(Unavailable, match=f"no answer from 127.0.0.1:{port}: .*refused"):
                 post(line)
+
+
+@pytest.mark.parametrize(
+    "address", ["garbage", "", ":", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:-1", "ключ:80", "a b:80"]
+)
+def test_what_is_no_address_has_nobody(address: str):
+    """A znode among the members may say anything."""
+    with closing(Line(address, connect_s=WAIT_S, answer_s=WAIT_S)) as line, pytest.raises(Unavailable):
+        post(line)
+
+
+def test_a_push_to_what_is_no_address_has_failed(tmp_path: Path):
+    """It ends nobody, and is tried again like any other."""
+    events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+    member = Member("n2", "i2", "garbage", "catchup")
+    body = PushBody("c1", Leader("n1", "n1:80"), 5, 0, 0, ())
+    peers = HttpPeers(events.put, incoming=tmp_path / "incoming", verify=lambda _: Position())
+    with closing_peers(peers):
+        for _ in range(2):
+            peers.push(do.Push(member, body))
+            assert events.get(timeout=WAIT_S) == ev.PushFailed("n2")
 
 
 def test_a_connection_that_the_peer_wants_to_close_is_not_used_again(start: Start):
