@@ -36,7 +36,7 @@ _PROPAGATE = b"/propagate"
 
 _WRITES_OF_FLASK = frozenset((b"content-encoding", b"transfer-encoding", b"upgrade"))
 _READS_OF_FLASK = _WRITES_OF_FLASK | {b"accept", b"if-match", b"if-none-match", b"content-length"}
-"""Headers with which a request is no plain one."""
+"""Headers with which a request is no plain one; who asks for a WebSocket finds no route with Flask."""
 
 Encoded = list[tuple[bytes, bytes]]
 
