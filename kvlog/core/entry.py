@@ -34,9 +34,8 @@ FORMATS = (1, 2)
 """Format 2 added values that are no text, content types, leases, and requests whose conditions were not met; an
 entry of format 1 is one of format 2 without them."""
 
-SEGMENT_ENTRIES = 100
-"""Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``. A watch on a segment lists all
-of it each time that an entry is added: so they are short."""
+SEGMENT_ENTRIES = 1_000
+"""Entries in one segment: ``index = segment * SEGMENT_ENTRIES + sequence number``."""
 
 ENTRY_BYTES_MAX = 512 * 1024
 """Upper bound of an encoded entry. ZooKeeper drops the connection of a client that sends a packet over 1 MiB

@@ -1,4 +1,4 @@
-"""``server.py`` with segments of SEGMENT entries in place of 100, so that whole ones fill up and go in seconds.
+"""``server.py`` with segments of SEGMENT entries in place of 1,000, so that whole ones fill up and go in seconds.
 
 In the same proportion, the leader keeps fewer entries in memory to push them: else a node that was away would get
 from there what the log does not hold any more. And replicas publish more often what they hold, because trims wait

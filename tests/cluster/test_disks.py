@@ -221,6 +221,8 @@ def test_a_store_that_is_damaged_under_its_node_gives_no_wrong_value(kept: Kept)
     values = fill(kept, "under")
     for seed in range(3):
         _, node = kept.leader_and_follower()
+        node.terminate()
+        node.start()  # what it was told before is in its memory no more: it has to read the file
         harm_values(node, values, random.Random(seed))
         ended = False
         for key, value in values.items():

@@ -109,7 +109,7 @@ def test_a_node_replays_what_is_kept_and_copies_what_is_not(busy: Busy):
     installed = recovery["installed"]
     assert installed["from"] == source.address
     assert installed["index"] > before
-    assert installed["index"] >= installed["revision"] > 0
+    assert installed["revision"] > 0
     assert 0 < installed["seconds"] < WAIT_S
     assert f"copying the store of {source.address}" in said
     assert f"installed a snapshot of {source.address}: index {installed['index']}, revision" in said

@@ -102,18 +102,18 @@ def test_a_candidates_name_says_who_it_is(name: str, parts: tuple[str, str, int]
     assert parts == parse_candidate(name)
 
 
-@pytest.mark.parametrize("index", [0, 99, 100, 123_456_789])
+@pytest.mark.parametrize("index", [0, 999, 1_000, 123_456_789])
 def test_an_index_is_a_path_and_a_path_an_index(index: int):
     """There and back."""
     layout = Layout("/some/root")
 
     assert index == entry_index(layout.entry(index))
-    assert re.fullmatch(r"/some/root/log/\d{10}/entry-00000000\d{2}", layout.entry(index))
+    assert re.fullmatch(r"/some/root/log/\d{10}/entry-0000000\d{3}", layout.entry(index))
 
 
 def test_a_stray_child_is_no_entry():
     """What is not named like an entry is not counted as one."""
-    assert last_entry(2, ["entry-0000000003", "lock", "entry-4"]) == 203
+    assert last_entry(2, ["entry-0000000003", "lock", "entry-4"]) == 2_003
     assert last_entry(2, ["lock"]) is None
 
 
@@ -147,7 +147,7 @@ def test_sizes_and_the_logs_beginning_are_json_in_the_znodes_above_the_entries(z
     mark = {"address": "n1:80", "durable_index": 41, "holding": "whole"}
     for path, data in ((layout.segment(1), size), (layout.log, begin), (layout.replica("n1"), mark)):
         assert msgspec.json.decode(client.get(path)[0]) == data
-    assert sorted(client.get_children(layout.log)) == ["0000000001", "skip-0000000107"]
+    assert sorted(client.get_children(layout.log)) == ["0000000001", "skip-0000001007"]
 
 
 def test_where_the_log_begins_is_noted_before_anything_is_deleted(zookeeper_world: ZooKeeperWorld):
@@ -450,14 +450,14 @@ def test_a_log_of_another_format_is_refused(zookeeper_world: ZooKeeperWorld, ens
     client = KazooClient(hosts=ensemble.hosts)
     client.start(timeout=WAIT_S)
     layout = Layout(zookeeper_world.root)
-    client.create(layout.cluster, b'{"cluster_id":"c","format":9,"segment":100}', makepath=True)
+    client.create(layout.cluster, b'{"cluster_id":"c","format":9,"segment":1000}', makepath=True)
     client.create(layout.log)
     client.stop()
     client.close()
     failure = zookeeper_world.starting("n1").events.wait_for_failure()
 
     assert failure.startswith("exit 4: the log at")
-    assert "has format 9 with segments of 100 entries" in failure
+    assert "has format 9 with segments of 1000 entries" in failure
 
 
 def test_who_knows_its_log_makes_no_new_one(zookeeper_world: ZooKeeperWorld, ensemble: LocalEnsemble):

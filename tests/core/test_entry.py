@@ -292,7 +292,7 @@ def test_a_batch_that_is_too_large_is_a_bug():
         encode_entry(HEADER, (encode_request(large),))
 
 
-@pytest.mark.parametrize(("index", "segment"), [(0, 0), (99, 0), (100, 1), (199, 1), (2**40, 2**40 // 100)])
-def test_a_segment_has_a_hundred_entries(index: int, segment: int):
-    """The segment of an index is its hundreds."""
+@pytest.mark.parametrize(("index", "segment"), [(0, 0), (999, 0), (1_000, 1), (1_999, 1), (2**40, 2**40 // 1_000)])
+def test_a_segment_has_a_thousand_entries(index: int, segment: int):
+    """The segment of an index is its thousands."""
     assert segment == segment_of(index)
