@@ -42,6 +42,8 @@ the server), so that this is never reached; if it is, the node is broken and end
 ANSWER_MARGIN_S = 1.0
 """How much longer than the deadline given to the core a caller waits for the answer before giving up on it."""
 
+UNDECIDED = "this node did not decide in time"
+
 STATUS_WAIT_S = 2.0
 
 LEASES_PIECE = 1_000
@@ -270,7 +272,7 @@ class Runtime:
         try:
             return future.result(timeout_s + ANSWER_MARGIN_S)
         except FutureTimeout:
-            return Unknown("this node did not decide in time")
+            return Unknown(UNDECIDED)
         finally:
             self._waiting.pop(token, None)
 

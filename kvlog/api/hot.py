@@ -7,6 +7,7 @@ answers, byte by byte, and without this module nothing is missing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -20,12 +21,12 @@ from kvlog.api.problems import of_error
 from kvlog.api.reading import read_options
 from kvlog.api.writing import Planned
 from kvlog.core.machine import Record
-from kvlog.core.values import PushAnswer
+from kvlog.core.values import PushAnswer, Unknown
 from kvlog.errors import Behind, InvalidInput
 from kvlog.front import Answer, Begin, Reply, Scope
 from kvlog.peers import MSGPACK
 from kvlog.service.reads import Found, Read, ReadOptions
-from kvlog.service.service import Service
+from kvlog.service.service import PATIENCE_S, UNDECIDED, Service
 from kvlog.service.writes import Written
 
 UNDER_WAY_MAX = 768
@@ -147,7 +148,8 @@ class HotPath:
         found = self._reads.key_at_once(key, options)
         if found is not None:
             return self._show(found)
-        return self._begun(partial(self._read_later, key, options))
+        begin = partial(self._read_later, key, options)
+        return self._begun(begin, options.timeout_s, lambda: self._view(of_error(Behind(UNDECIDED))))
 
     def _read_later(self, key: str, options: ReadOptions, reply: Reply) -> None:
         def reached(look: Callable[[], Found]) -> None:
@@ -162,12 +164,28 @@ class HotPath:
             return self._view(of_error(error))
         return None if found is None else self._show(found)
 
-    def _begun(self, begin: Begin) -> Begin | None:
-        """Something that is to be answered later, if not too much is already."""
+    def _begun(self, begin: Begin, timeout_s: float, too_late: Callable[[], Answer]) -> Begin | None:
+        """Something that is to be answered later, if not too much is already.
+
+        It is told to be ``too_late`` if nobody has decided in its time: the node will end soon, but not at once.
+        """
         if self._under_way >= UNDER_WAY_MAX:
             return None
         self._under_way += 1
-        return begin
+
+        def timed(reply: Reply) -> None:
+            def late() -> None:
+                reply(lambda: self._ended(too_late()))
+
+            timer = asyncio.get_running_loop().call_later(timeout_s + PATIENCE_S, late)
+
+            def in_time(make: Callable[[], Answer | None]) -> Answer | None:
+                timer.cancel()
+                return make()
+
+            begin(lambda make: reply(lambda: in_time(make)))
+
+        return timed
 
     def _ended(self, answer: Answer | None) -> Answer | None:
         self._under_way -= 1
@@ -225,7 +243,12 @@ class HotPath:
             planned = planner(asked) if asked.plain else None
         except (InvalidInput, UnicodeDecodeError):
             return None
-        return None if planned is None else self._begun(partial(self._write_later, planned))
+        if planned is None:
+            return None
+        write = planned.write
+        undecided = Written(Unknown(UNDECIDED), "", write.request_id)
+        begin = partial(self._write_later, planned)
+        return self._begun(begin, write.timeout_s, lambda: self._view(planned.answered(undecided)))
 
     def _txn(self, asked: _Plain) -> Planned | None:
         wanted = txn.wanted_txn(asked)

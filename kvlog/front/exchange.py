@@ -70,7 +70,8 @@ Reply = Callable[[Callable[[], Answer | None]], None]
 answer after all."""
 
 Begin = Callable[[Reply], None]
-"""Begins what a request asks for, and waits for nothing: ``Reply`` is called once it is done."""
+"""Begins what a request asks for, on the event loop, and waits for nothing: ``Reply`` is called once it is done.
+What it is given first counts."""
 
 Shortcut = Callable[[Scope, bytes], Answer | Begin | None]
 """Answers some requests on the event loop, at once or later, in place of the application, which would answer the

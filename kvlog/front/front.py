@@ -239,11 +239,15 @@ class Front:
 
     def _begin(self, begin: Begin, call: Call) -> asyncio.Future[None]:
         """Begin what is answered later; what is begun is bounded by whoever carries it out."""
-        begin(lambda make: self._tell(lambda: self._give(make(), call)))
+        begin(lambda make: self._tell(lambda: self._give(make, call)))
         return call.done
 
-    def _give(self, answer: Answer | None, call: Call) -> None:
-        """Answer, or leave it to the application after all."""
+    def _give(self, make: Callable[[], Answer | None], call: Call) -> None:
+        """Answer, or leave it to the application after all; once, however often that is told."""
+        if call.told:
+            return
+        call.told = True
+        answer = make()
         if answer is None:
             self._submit(call)
         else:

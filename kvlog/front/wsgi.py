@@ -119,6 +119,7 @@ class Call:
         self.incoming = incoming
         self.send = send
         self.body: bytes | None = None
+        self.told = False  # that it is to be answered, or to be given to the application
         self.scope = scope
         self._status = 0
         self._headers: list[tuple[str, str]] = []

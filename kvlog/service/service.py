@@ -12,7 +12,7 @@ from kvlog.core.values import Answer, PushAnswer, PushBody, Refused
 from kvlog.errors import Unavailable
 from kvlog.peers import HttpPeers
 from kvlog.ports import Clock, EntryReader, Store
-from kvlog.runtime import Runtime
+from kvlog.runtime import ANSWER_MARGIN_S, UNDECIDED, Runtime
 from kvlog.service.copies import Copies, CopyStore
 from kvlog.service.explain import Explanations
 from kvlog.service.reads import Reads
@@ -25,6 +25,12 @@ OPERATOR_S = 10.0
 """How long any other request of an operator waits to be done."""
 
 PUSH_S = 2.0
+
+PATIENCE_S = ANSWER_MARGIN_S
+"""How much longer than its own time what is answered later may take, before its client is told UNDECIDED."""
+
+
+__all__ = ["PATIENCE_S", "UNDECIDED", "Service", "make_service"]
 
 
 @dataclass(frozen=True, slots=True)

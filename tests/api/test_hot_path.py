@@ -5,6 +5,7 @@ Each is alone in a cluster of its own, and both have the same history: so revisi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
 import re
@@ -647,8 +648,12 @@ class InProcess:
         begin = self.found(raw)
         assert callable(begin), begin
         replies: queue.SimpleQueue[Callable[[], Answer | None]] = queue.SimpleQueue()
-        begin(replies.put)
-        return replies.get(timeout=ANSWER_S)
+
+        async def begun() -> Callable[[], Answer | None]:
+            begin(replies.put)
+            return await asyncio.to_thread(replies.get, timeout=ANSWER_S)
+
+        return asyncio.run(begun())
 
     def stop(self) -> None:
         self.node.stop()
