@@ -63,6 +63,9 @@ class Operation:
         request_id: the Idempotency-Key; empty if there was none.
         tries: how often it was sent, under that id.
         error: why there was no other outcome, as the node or the network put it.
+        min_revision: of a read, the revision that it asked for at least; 0 if it asked for none.
+        life: of the node that was asked, a number that changes whenever a fault takes its store away: what it has
+            shown before, it may have to learn again.
     """
 
     number: int
@@ -82,6 +85,8 @@ class Operation:
     request_id: str = ""
     tries: int = 1
     error: str = ""
+    min_revision: int = 0
+    life: int = 0
 
     @property
     def writes(self) -> bool:
