@@ -191,6 +191,11 @@ class Arena:
         said = {node: status for node in self.nodes if (status := self.status(node)) and status["is_leader"]}
         return max(said, key=lambda node: int(said[node]["epoch"]), default=None)
 
+    def tail(self) -> int:
+        """The highest index of the log that a node knows; -1 if none says so."""
+        said = [status for node in self.nodes if (status := self.status(node))]
+        return max((int(status["tail_index"]) for status in said), default=-1)
+
     def followers(self) -> list[ClusterNode]:
         """All nodes that run, without the leader."""
         leader = self.leader()
@@ -233,6 +238,15 @@ class Arena:
     def _pids(self, node: ClusterNode) -> list[int]:
         return processes_below(node.child.pid) if node.child is not None and node.running else []
 
+    def worker_of(self, node: ClusterNode) -> int | None:
+        """The process that serves, and has the store; None if the node does not run."""
+        return next(iter(self._pids(node)[1:]), None)
+
+    @staticmethod
+    def ballast(node: ClusterNode) -> Path:
+        """A file beside a node's store that takes the room on a small disk."""
+        return node.data_dir / "ballast"
+
     def resources(self) -> Resources:
         """What all that runs holds at this moment.
 
@@ -250,12 +264,27 @@ class Arena:
     def kill(self, node: ClusterNode) -> None:
         """Kill -9 of both processes, whatever state they are in; nothing if they have ended."""
         if node.child is not None:
+            self.resume(node)
             with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended by itself
-                node.kill() if node.child.running else None
+                if node.running:
+                    node.kill()
             node.child.kill()
 
-    def trace(self, pid: int, call: str, inject: str) -> None:
-        """Have a process's system calls of one kind fail, or be late, as strace's ``inject`` says.
+    def resume(self, node: ClusterNode) -> None:
+        """SIGCONT, if it is there."""
+        with suppress(ProcessLookupError):  # it has ended
+            if node.running:
+                node.resume()
+
+    def arm(self, node: ClusterNode, spec: str) -> bool:
+        """Arm these failpoints of a node and no others; whether it has heard that."""
+        if node.running:
+            with suppress(Unavailable):  # it does not answer
+                return node.request("PUT", "/v1/failpoints", body=spec.encode(), timeout_s=ASK_S).status == 200
+        return False
+
+    def trace(self, pid: int, call: str, inject: str) -> Child:
+        """Have a process's system calls of one kind fail, or be late, as strace's ``inject`` says, until it is killed.
 
         Raises:
             Unavailable: strace cannot do that here.
@@ -266,6 +295,7 @@ class Arena:
         self._tracers.append(tracer)
         if not wait_until(lambda: _is_traced(pid) or not tracer.running, ASK_S, every_s=0.01) or not tracer.running:
             raise Unavailable(f"strace does not attach to process {pid}: {tracer.log_tail(3)}")
+        return tracer
 
     def release_traced(self) -> None:
         """No system call fails, or is late, any more."""
@@ -275,7 +305,7 @@ class Arena:
     def revive(self, node: ClusterNode) -> None:
         """Have a node run: it goes on, or starts if it has ended."""
         if node.running:
-            node.resume()
+            self.resume(node)
             return
         if node.child is not None:
             lines = node.child.log_tail(1)
@@ -301,25 +331,30 @@ class Arena:
         for server in self.servers:
             self.restore(server)
         for node in self.nodes:
-            (node.data_dir / BALLAST).unlink(missing_ok=True)
+            self.ballast(node).unlink(missing_ok=True)
             self.revive(node)
-        left = self.nodes
+        self.heal_nodes(self.nodes, timeout_s)
+
+    def heal_nodes(self, nodes: Sequence[ClusterNode], timeout_s: float) -> None:
+        """Have nodes run, with nothing armed; those that are stale are told to catch up.
+
+        Raises:
+            Unavailable: not in time.
+        """
+        left = list(nodes)
         end = time.monotonic() + timeout_s
-        while left := [node for node in left if not self.heal_node(node)]:
+        while left := [node for node in left if not self._is_healed(node)]:
             if time.monotonic() > end:
                 raise Unavailable(f"not all is healed within {timeout_s:g} s:\n{self.cluster.describe()}")
             time.sleep(0.1)
 
-    def heal_node(self, node: ClusterNode) -> bool:
-        """Have a node run, with nothing armed and no stale store; whether that is so already."""
-        if not node.running:
-            self.revive(node)
+    def _is_healed(self, node: ClusterNode) -> bool:
+        self.revive(node)
         status = self.status(node)
-        if status is None:
+        if status is None or not self.arm(node, ""):
             return False
         with suppress(Unavailable):  # it does not answer: once more, later
-            disarmed = node.request("PUT", "/v1/failpoints", body=b"", timeout_s=ASK_S).status == 200
-            return disarmed and (not status["stale"] or node.catch_up().status == 200)
+            return not status["stale"] or node.catch_up().status == 200
         return False
 
     @property
@@ -361,10 +396,6 @@ class Arena:
                 return leader
             time.sleep(0.1)
         raise Unavailable(f"not well within {timeout_s:g} s: {reason}:\n{self.cluster.describe()}")
-
-
-BALLAST = "ballast"
-"""What fills a small disk: a file beside the store."""
 
 
 def can_trace() -> str | None:
