@@ -37,11 +37,19 @@ FORWARDED = b"POST /forward "
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A node that has ended: its address, its exit code (minus the signal), and its last line."""
+    """A node that had ended when it was looked for.
+
+    Attributes:
+        node: its address.
+        code: its exit code; minus the signal, if one ended it.
+        last_line: of what it has said.
+        found_at: when it was looked for, on the monotonic clock, in seconds.
+    """
 
     node: str
     code: int
     last_line: str
+    found_at: float
 
 
 class Arena:
@@ -56,7 +64,7 @@ class Arena:
             write are those whose answers can be lost.
         doors: for each node, the proxy in front of it for its peers; forwarded writes are those whose answers can
             be lost.
-        exits: of nodes that had ended when they were looked for, in that order; kill -9 is one with the code -9.
+        exits: of all nodes that were started again, in that order; kill -9 is one with the code -9.
         small_disks: whether each node's store is on a file system of its own that can be filled.
     """
 
@@ -150,6 +158,7 @@ class Arena:
             if self._given[1] is not None:
                 for server in self.ensemble.servers:
                     self.restore(server)
+                wait_until(lambda: all(server.mode() for server in self.ensemble.servers), WELL_S)
 
     def _mount(self, node: ClusterNode) -> bool:
         if os.geteuid() != 0:
@@ -308,8 +317,8 @@ class Arena:
             self.resume(node)
             return
         if node.child is not None:
-            lines = node.child.log_tail(1)
-            self.exits.append(Exit(node.address, node.child.reap(), lines))
+            code, last_line = node.child.reap(), node.child.log_tail(1)
+            self.exits.append(Exit(node.address, code, last_line, time.monotonic()))
         node.start(wait=False)
 
     def restore(self, server: LocalServer) -> None:
@@ -385,12 +394,17 @@ class Arena:
     def wait_until_well(self, timeout_s: float = WELL_S) -> ClusterNode:
         """The leader, once all servers serve, and all nodes are ready and keep up with it.
 
+        A node that ends meanwhile is started again: that is for whoever looks at `exits`.
+
         Raises:
             Unavailable: not in time; says what is wrong.
         """
         reason = "nobody has looked yet"
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
+            for node in self.nodes:
+                if not node.running:
+                    self.revive(node)
             reason = self.why_not_well()
             if not reason and (leader := self.leader()) is not None:
                 return leader

@@ -255,9 +255,10 @@ def come_back_stale(arena: Arena, node: ClusterNode) -> None:
 
 
 def _pause(node: ClusterNode) -> str:
-    if not node.running:
+    try:
+        node.pause()
+    except ProcessLookupError:
         return f"{node.address} was not there to be stopped"
-    node.pause()
     return f"stopped {node.address} with SIGSTOP"
 
 
