@@ -23,9 +23,7 @@ from tests.faults.rules import BLACKHOLE
 
 QUICK = (
     "kill-leader",
-    "failpoint",
     "restart-stale",
-    "lose-store",
     "kill-zk-of-leader",
     "expire-session",
     "zk-reply-lost",
@@ -34,9 +32,8 @@ QUICK = (
     "push-duplicate",
     "push-reorder",
     "isolate-peers",
+    "snapshot-cut",
     "disk-full",
-    "fsync-eio",
-    "transfer",
 )
 SEED = os.environ.get("KVLOG_SEED", "1")
 ALL = os.environ.get("KVLOG_FAULTS") == "all"
