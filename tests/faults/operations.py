@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -57,7 +58,8 @@ class Operation:
         invoked_ns, returned_ns: on the monotonic clock of this machine; the second is None while there is no answer.
         key: empty for what is of several keys.
         argument, result: see Kind; what JSON can hold.
-        mode: of a read, "linearizable" or "local".
+        mode: of a read, "linearizable", "local", or "session": at the highest revision that its process had been told
+            of before, or later, on whichever node.
         revision: at which a write was committed, or of the state that was read; 0 if that is not known.
         index: of the write's entry in the log, or the applied index of the state that was read; -1 if not known.
         request_id: the Idempotency-Key; empty if there was none.
@@ -96,6 +98,7 @@ class History:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._operations: list[Operation] = []
+        self._counts: Counter[Outcome] = Counter()
         self._file = path.open("w") if path is not None else None
 
     def number(self) -> int:
@@ -107,6 +110,7 @@ class History:
         """Take down what has come to its end."""
         with self._lock:
             self._operations.append(operation)
+            self._counts[operation.outcome] += 1
             if self._file is not None:
                 self._file.write(json.dumps(asdict(operation)) + "\n")
         return operation
@@ -116,6 +120,11 @@ class History:
         with self._lock:
             found = [each for each in self._operations if not workload or each.workload == workload]
         return sorted(found, key=lambda each: each.invoked_ns)
+
+    def counts(self) -> Counter[Outcome]:
+        """How many there are of each outcome."""
+        with self._lock:
+            return Counter(self._counts)
 
     def close(self) -> None:
         """Nothing more is noted."""
