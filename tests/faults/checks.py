@@ -57,4 +57,4 @@ def _liveness(remains: Remains) -> Iterator[Violation]:
                 what = f"{node} {how} once {names} was over; it may take {each.settles_s:g} s"
                 yield Violation("I14", f"{what} ({'; '.join(each.said)})")
         if each.well_s is None:
-            yield Violation("I14", f"not all nodes were ready in time once {names} was over")
+            yield Violation("I14", f"not all was well in time once {names} was over: {each.why_not_well}")

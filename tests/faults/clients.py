@@ -11,10 +11,10 @@ import json
 import random
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -38,12 +38,13 @@ AGAIN_S = 0.1
 
 PAGE = 1_000
 
-LINEARIZABLE, LOCAL, SESSION = "linearizable", "local", "session"
-"""Modes of reads. A session's asks for the highest revision that its client was told of, on whichever node."""
+LINEARIZABLE, LOCAL = "linearizable", "local"
+"""Modes of reads."""
 
-LOG_SHARE, ITEM_SHARE, SETTLE_SHARE = 0.3, 0.2, 0.5
-"""Of the writes, how many wait for the log only; of the reads, how many ask for JSON; of the writes that have
-become unknown, how many are settled with the last try."""
+LOG_SHARE, ITEM_SHARE, SEEN_SHARE, SETTLE_SHARE = 0.3, 0.2, 0.5, 0.5
+"""Of the writes, how many wait for the log only; of the reads, how many ask for JSON; of the local ones, how many for
+what their client was told of already, on whichever node; of the writes that have become unknown, how many are
+settled with the last try."""
 
 
 class NotSent(Exception):
@@ -119,6 +120,28 @@ def _limit(connection: http.client.HTTPConnection, until: float) -> None:
         connection.sock.settimeout(max(0.01, until - time.monotonic()))
 
 
+class Lives:
+    """Which processes of a node have had the same store, as far as that matters.
+
+    Attributes:
+        losing: whether a fault is taking stores away, so that a process which nobody has seen yet may have a new one.
+    """
+
+    def __init__(self) -> None:
+        self.losing = False
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], int] = {}
+        self._latest: dict[str, int] = {}
+
+    def of(self, node: str, instance: str) -> int:
+        """The number of the life that a node's process belongs to."""
+        with self._lock:
+            if (node, instance) not in self._known:
+                self._latest[node] = self._latest.get(node, 0) + self.losing
+                self._known[node, instance] = self._latest[node]
+            return self._known[node, instance]
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request, whichever node gets it, and what its answer means."""
@@ -150,6 +173,7 @@ class Client:
         draw: random.Random,
         *,
         once: float = 0.5,
+        lives: Lives | None = None,
     ) -> None:
         """It asks the first of the addresses first. ``once``: the share of its writes that it sends under ids."""
         self.process = process
@@ -160,6 +184,8 @@ class Client:
         self._at = 0
         self._history = history
         self._once = once
+        self._lives = lives or Lives()
+        self._life = 0
         self._values = 0
 
     @property
@@ -237,9 +263,8 @@ class Client:
                 break
         known = of_all_tries(verdicts)
         self._take_notice(verdicts[-1])
-        return self._note(
-            number, kind, asked, invoked_ns, known, key=key, argument=argument, request_id=request_id, tries=tries
-        )
+        more = {"key": key, "argument": argument, "request_id": request_id, "tries": tries}
+        return self._note(number, kind, asked, invoked_ns, known, **more)
 
     # --- reads --------------------------------------------------------------------------------------------
 
@@ -247,9 +272,12 @@ class Client:
         """What a key holds."""
         number, invoked_ns, asked = self._history.number(), time.monotonic_ns(), self.node
         headers = {"Accept": "application/json"} if self.draw.random() < ITEM_SHARE else {}
-        found = self._ask(Ask("GET", _path(key), read_one, self._age(mode), headers=headers))
+        least = self._least(mode)
+        found = self._ask(Ask("GET", _path(key), read_one, _age(mode, least), headers=headers))
         self._take_notice(found)
-        return self._note(number, Kind.READ, asked, invoked_ns, found, key=key, mode=mode)
+        return self._note(
+            number, Kind.READ, asked, invoked_ns, found, key=key, mode=mode, min_revision=least
+        )
 
     def read_all(self, prefix: str, mode: str) -> Operation:
         """What all keys with a prefix hold, at one revision."""
@@ -261,8 +289,8 @@ class Client:
             following[:] = [reply.body["next"]] if "next" in reply.body else []
             return read_page(reply)
 
-        fields = {"prefix": prefix, "limit": str(PAGE)}
-        found = first = self._ask(Ask("GET", "/v1/kv", page, {**fields, **self._age(mode)}))
+        fields, least = {"prefix": prefix, "limit": str(PAGE)}, self._least(mode)
+        found = first = self._ask(Ask("GET", "/v1/kv", page, {**fields, **_age(mode, least)}))
         while found.outcome is Outcome.OK:
             values |= found.result
             if not following:
@@ -272,21 +300,11 @@ class Client:
                 Ask("GET", "/v1/kv", page, {**fields, "from": following[0], "at": str(first.revision)})
             )
         self._take_notice(found)
-        return self._note(number, Kind.READ_ALL, asked, invoked_ns, found, mode=mode)
+        return self._note(number, Kind.READ_ALL, asked, invoked_ns, found, mode=mode, min_revision=least)
 
-    def _age(self, mode: str) -> dict[str, str]:
-        if mode == LINEARIZABLE:
-            return {"linearizable": "true", "timeout_ms": str(round(NODE_S * 1000))}
-        if mode == SESSION and self.seen:
-            return {"min_revision": str(self.seen), "timeout_ms": str(round(NODE_S * 1000))}
-        return {}
-
-    def is_ready(self) -> bool:
-        """Whether the node says that it is up to date; not in the history."""
-        try:
-            return self._lines[self._at].ask("GET", "/readyz", None, {}).status == HTTPStatus.OK
-        except (NotSent, NoAnswer):
-            return False
+    def _least(self, mode: str) -> int:
+        """The revision that a read asks for at least."""
+        return self.seen if mode == LOCAL and self.draw.random() < SEEN_SHARE else 0
 
     # --- both ---------------------------------------------------------------------------------------------
 
@@ -295,7 +313,9 @@ class Client:
         target = f"{ask.path}?{urlencode(ask.fields)}" if ask.fields else ask.path
         headers = {**ask.headers, **({"Idempotency-Key": request_id} if request_id else {})}
         try:
-            return ask.means(self._lines[self._at].ask(ask.method, target, ask.body, headers))
+            reply = self._lines[self._at].ask(ask.method, target, ask.body, headers)
+            self._life = self._lives.of(self.node, reply.headers.get("kvlog-instance", ""))
+            return ask.means(reply)
         except NotSent as error:
             return Verdict(Outcome.REFUSED, error=f"not sent: {error}")
         except NoAnswer as error:
@@ -327,9 +347,18 @@ class Client:
                 index=verdict.index,
                 result=verdict.result,
                 error=verdict.error,
+                life=self._life,
                 **more,
             )
         )
+
+
+def _age(mode: str, least: int) -> dict[str, str]:
+    """How old a read may be, as parameters."""
+    limit = {"timeout_ms": str(round(NODE_S * 1000))}
+    if mode == LINEARIZABLE:
+        return {"linearizable": "true", **limit}
+    return {"min_revision": str(least), **limit} if least else {}
 
 
 def _path(key: str) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from tests.faults.clients import OPERATION_S, Client
+from tests.faults.clients import OPERATION_S, Client, Lives
 from tests.faults.operations import History
 from tests.faults.workloads import WORKLOADS, Workload
 
@@ -24,6 +24,7 @@ class Load:
     ) -> None:
         """``names``: the workloads that they share, each by its weight."""
         self.workloads = {name: WORKLOADS[name]() for name in names}
+        self.lives = Lives()
         self._stopped = threading.Event()
         self._failed: list[BaseException] = []
         self._addresses, self._history = addresses, history
@@ -48,6 +49,7 @@ class Load:
             order[:1] if only else order,
             self._history,
             random.Random(self._draw.random()),
+            lives=self.lives,
         )
 
     def start(self) -> None:

@@ -58,13 +58,15 @@ class Operation:
         invoked_ns, returned_ns: on the monotonic clock of this machine; the second is None while there is no answer.
         key: empty for what is of several keys.
         argument, result: see Kind; what JSON can hold.
-        mode: of a read, "linearizable", "local", or "session": at the highest revision that its process had been told
-            of before, or later, on whichever node.
+        mode: of a read, "linearizable" or "local".
         revision: at which a write was committed, or of the state that was read; 0 if that is not known.
         index: of the write's entry in the log, or the applied index of the state that was read; -1 if not known.
         request_id: the Idempotency-Key; empty if there was none.
         tries: how often it was sent, under that id.
         error: why there was no other outcome, as the node or the network put it.
+        min_revision: of a read, the revision that it asked for at least; 0 if it asked for none.
+        life: of the node that was asked, a number that changes whenever a fault takes its store away: what it has
+            shown before, it may have to learn again.
     """
 
     number: int
@@ -84,6 +86,8 @@ class Operation:
     request_id: str = ""
     tries: int = 1
     error: str = ""
+    min_revision: int = 0
+    life: int = 0
 
     @property
     def writes(self) -> bool:

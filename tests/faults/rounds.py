@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from kvlog.errors import Unavailable
 from tests.faults.arena import Arena
-from tests.faults.clients import Client
+from tests.faults.clients import Client, Lives
 from tests.faults.nemesis.fault import Fault
 from tests.faults.operations import Outcome
 
@@ -24,6 +25,9 @@ LATE_S = 30.0
 
 AGAIN_S = 0.05
 
+LOSING = {"lose-store", "failpoint"}
+"""Faults that take stores away, always or now and then."""
+
 Say = Callable[[str], None]
 
 
@@ -37,7 +41,8 @@ class Round:
         settles_s: how long the first write on every node may take.
         healed_ns: when the undoing was done.
         writes_s: from then until the first write on each node was answered; None where that did not come.
-        well_s: until every node was ready; None if that did not come.
+        well_s: until all was as before; None if that did not come.
+        why_not_well: what was not, and what the nodes said.
         broken: why it could not be done, or undone.
     """
 
@@ -48,6 +53,7 @@ class Round:
     healed_ns: int = 0
     writes_s: dict[str, float | None] = field(default_factory=dict)
     well_s: float | None = None
+    why_not_well: str = ""
     broken: str = ""
 
 
@@ -73,12 +79,20 @@ class Nemesis:
     """Carries the rounds out, one after the other."""
 
     def __init__(
-        self, arena: Arena, probes: Sequence[Client], draw: random.Random, say: Say, *, hold_s: float | None = None
+        self,
+        arena: Arena,
+        probes: Sequence[Client],
+        lives: Lives,
+        draw: random.Random,
+        say: Say,
+        *,
+        hold_s: float | None = None,
     ) -> None:
         """``probes``: a client for each node, which asks no other; ``hold_s``: no fault lasts longer than that."""
         self.rounds: list[Round] = []
         self._arena = arena
         self._probes = probes
+        self._lives = lives
         self._draw = draw
         self._say = say
         self._hold_s = hold_s
@@ -93,6 +107,7 @@ class Nemesis:
         self.rounds.append(this)
         faults = [kind() for kind in kinds]
         injected: list[Fault] = []
+        self._lives.losing = any(kind.name in LOSING for kind in kinds)
         try:
             for number, fault in enumerate(faults):
                 if number:
@@ -109,6 +124,7 @@ class Nemesis:
             this.healed_ns = time.monotonic_ns()
         if not this.broken:
             self._wait_until_well(this)
+            self._lives.losing = False
             time.sleep(self._draw.uniform(*BETWEEN_S))
         return this
 
@@ -132,15 +148,14 @@ class Nemesis:
             thread.start()
         for thread in threads:
             thread.join()
-        until = this.healed_ns / 1e9 + this.settles_s + LATE_S
-        while time.monotonic() < until:
-            if ready(self._probes):
-                this.well_s = _since(this.healed_ns)
-                break
-            time.sleep(AGAIN_S)
+        try:
+            self._arena.wait_until_well(max(AGAIN_S, this.settles_s + LATE_S - _since(this.healed_ns)))
+            this.well_s = _since(this.healed_ns)
+        except Unavailable as error:
+            this.why_not_well = str(error)
         wrote = ", ".join("never" if each is None else f"{each:.1f} s" for each in this.writes_s.values())
-        well = "not within its time" if this.well_s is None else f"after {this.well_s:.1f} s"
-        self._say(f"  healed; the first writes after {wrote}; all ready {well}")
+        well = f"not well: {this.why_not_well}" if this.well_s is None else f"well after {this.well_s:.1f} s"
+        self._say(f"  healed; the first writes after {wrote}; {well}")
 
     def _write(self, probe: Client, this: Round) -> None:
         """Write at one node until it takes it."""
@@ -152,11 +167,6 @@ class Nemesis:
                 this.writes_s[node] = _since(this.healed_ns)
                 return
             time.sleep(AGAIN_S)
-
-
-def ready(probes: Sequence[Client]) -> bool:
-    """Whether every node says that it is up to date."""
-    return all(probe.is_ready() for probe in probes)
 
 
 def _since(then_ns: int) -> float:

@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kvlog.errors import Unavailable
+from kvlog.errors import KvlogError, Unavailable
 from tests.faults.arena import Arena
 from tests.faults.checks import Verdict, check_all
 from tests.faults.load import Load
@@ -82,6 +82,11 @@ class Result:
 def run(settings: Settings, arena: Arena, say: Say) -> Result:
     """One run on an arena that is up and well: load, faults, quiet, last reads, checks, report."""
     settings.out.mkdir(parents=True, exist_ok=True)
+    possible = []
+    for kind in settings.kinds:
+        why_not = kind.why_not(arena)
+        say(f"{kind.name} is left out: {why_not}") if why_not else possible.append(kind)
+    settings = replace(settings, kinds=tuple(possible))
     history = History(settings.out / HISTORY)
     try:
         remains = _Run(settings, arena, history, say).go()
@@ -129,7 +134,7 @@ class _Run:
         self._observer = Observer(addresses)
         self._tap = Tap(arena.ensemble.hosts, arena.cluster.root)
         probes = [self._load.client("probe", place, only=True) for place in range(len(addresses))]
-        self._nemesis = Nemesis(arena, probes, self._part(), say, hold_s=settings.hold_s)
+        self._nemesis = Nemesis(arena, probes, self._load.lives, self._part(), say, hold_s=settings.hold_s)
 
     def _part(self) -> random.Random:
         """Chance for one part of the run: what the others draw makes no difference to it."""
@@ -295,8 +300,12 @@ def main(arguments: Sequence[str]) -> int:
     if again is not None:
         return look(load(again), again, say).code
     say(f"Seed {settings.seed}, {settings.clients} clients. Everything goes to {settings.out}.")
-    with Arena() as arena:
-        return run(settings, arena, say).code
+    try:
+        with Arena() as arena:
+            return run(settings, arena, say).code
+    except KvlogError as error:
+        say(f"There was nothing to run on: {error}")
+        return 2
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Watcher:
         self._thread.join(timeout_s)
         came = not self._thread.is_alive() and self.trouble is None
         self._ended.set()
+        self._thread.join(2 * SILENCE_S)
         self._account()
         return came
 

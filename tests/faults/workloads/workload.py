@@ -6,10 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tests.faults.clients import LINEARIZABLE, LOCAL, SESSION, Client
-
-MODES = (LINEARIZABLE, LINEARIZABLE, LOCAL, SESSION)
-"""Of which a read has one, by chance."""
+from tests.faults.clients import LINEARIZABLE, LOCAL, Client
 
 
 class Workload(ABC):
@@ -38,4 +35,4 @@ class Workload(ABC):
 
 def some_mode(client: Client) -> str:
     """How a client reads this time."""
-    return client.draw.choice(MODES)
+    return client.draw.choice((LINEARIZABLE, LOCAL))
