@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.faults.checkers import revisions
+from tests.faults.checkers import bank, counter, linearizable, once, outcomes, revisions, sets
 from tests.faults.checkers.violation import Checker, Violation
+from tests.faults.clients import OPERATION_S
 from tests.faults.remains import Remains
+
+SLACK_S = 1.5
+"""How much later an answer may be taken down than it came: clients share a processor with all that they test."""
 
 CHECKERS: dict[str, Checker] = {
     "revisions": revisions.check,
+    "once": once.check,
+    "outcomes": lambda evidence: outcomes.check(evidence, limit_s=OPERATION_S + SLACK_S),
+    "sets": sets.check,
+    "counter": counter.check,
+    "bank": bank.check,
 }
 """Those that look at the evidence only."""
 
@@ -34,9 +43,24 @@ def check_all(remains: Remains) -> list[Verdict]:
     """What each checker has found."""
     return [
         *(_verdict(name, lambda check=check: check(remains.evidence)) for name, check in CHECKERS.items()),  # type: ignore[misc]
+        _linearizable(remains),
         _verdict("liveness", lambda: list(_liveness(remains))),
         _verdict("the end", lambda: [Violation(invariant, what) for invariant, what in remains.course.late]),
     ]
+
+
+def _linearizable(remains: Remains) -> Verdict:
+    """One verdict for each object, and one for all of them."""
+    begun = time.monotonic()
+    found = linearizable.examine(remains.evidence)
+    undecided = [each for each in found if each.decision is linearizable.Decision.UNDECIDED]
+    note = f"{len(found)} objects"
+    if undecided:
+        names = ", ".join(each.keys[0] for each in undecided[:3])
+        note += f", {len(undecided)} of them too large to decide: {names}"
+    broken = any(each.decision is linearizable.Decision.BROKEN for each in found)
+    violations = tuple(linearizable.check(remains.evidence)) if broken else ()
+    return Verdict("linearizable", violations, note, time.monotonic() - begun)
 
 
 def _verdict(name: str, check: Callable[[], list[Violation]]) -> Verdict:

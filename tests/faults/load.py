@@ -53,7 +53,15 @@ class Load:
         )
 
     def start(self) -> None:
-        """All clients begin."""
+        """All clients begin.
+
+        Raises:
+            Unavailable: what a workload needs before could not be done.
+        """
+        for workload in self.workloads.values():
+            client = self.client(workload.name)
+            workload.begin(client)
+            client.close()
         for thread in self._threads:
             thread.start()
 
@@ -79,8 +87,6 @@ class Load:
 
     def _run(self, workload: Workload, client: Client) -> None:
         try:
-            while not self._stopped.is_set() and not workload.begin(client):
-                self._stopped.wait(PAUSE_S[1])
             while not self._stopped.wait(client.draw.uniform(*PAUSE_S)):
                 workload.step(client)
         except Exception as error:  # noqa: BLE001 - told by whoever waits for the clients

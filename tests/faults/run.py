@@ -21,8 +21,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kvlog.errors import KvlogError, Unavailable
+from tests.cluster.ledger import small_segments
 from tests.faults.arena import Arena
 from tests.faults.checks import Verdict, check_all
 from tests.faults.load import Load
@@ -41,6 +43,12 @@ WARM_UP_S = 2.0
 QUIET_S = 40.0
 """How long the nodes may take to agree once clients and faults are over; and each of the last looks."""
 
+RETAINED = 1_500
+"""Entries of a log that is trimmed soon: enough for the tap to have them before they go."""
+
+DISK_MIB = 512
+"""The size of each node's disk: it is to be full only if something fills it."""
+
 LEAST_EACH = 20
 """Operations of each workload that have to be done, for a run to show anything."""
 
@@ -53,6 +61,7 @@ class Settings:
         kinds: of faults.
         seconds: of faults; 0: every kind once.
         hold_s: no fault lasts longer, if it need not; None: as long as it likes to.
+        whole_log: whether the log is kept, as it usually is; else all but its end is trimmed soon.
     """
 
     kinds: tuple[type[Fault], ...]
@@ -62,6 +71,7 @@ class Settings:
     clients: int = 12
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     hold_s: float | None = None
+    whole_log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,13 @@ class Result:
         if any(verdict.violations for verdict in self.verdicts):
             return 1
         return 2 if self.remains.course.invalid else 0
+
+
+def arena_of(settings: Settings, **given: Any) -> Arena:
+    """What a run with these settings is made on; ``given``: a keeper and an ensemble that are there already."""
+    if settings.whole_log:
+        return Arena(disk_mib=DISK_MIB, **given)
+    return Arena(disk_mib=DISK_MIB, command=small_segments("--retain", str(RETAINED)), **given)
 
 
 def run(settings: Settings, arena: Arena, say: Say) -> Result:
@@ -270,23 +287,23 @@ def settings_of(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
                         help="what is drawn comes from it (another one each time)")  # fmt: skip
     parser.add_argument("--clients", type=int, default=12, help="(%(default)s)")
     parser.add_argument("--hold", type=float, metavar="SECONDS", help="the longest that a fault lasts, if it can")
+    parser.add_argument("--whole-log", action="store_true", help="trim the log as seldom as usual, not all the time")
     parser.add_argument("--out", type=Path, help="the directory for evidence and report (one of its own)")
     parser.add_argument("--check-again", type=Path, metavar="DIR", help="run nothing; check what is in there")
     given = parser.parse_args(arguments)
-    out = given.out or Path("faults-out") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{given.seed}"
+    out = given.out or Path("data") / f"faults-{datetime.now(UTC):%Y%m%d-%H%M%S}-{given.seed}"
     kinds = tuple(FAULTS[name] for name in dict.fromkeys(given.fault))
-    return (
-        Settings(
-            kinds,
-            out,
-            given.seed,
-            60 * given.minutes,
-            given.clients,
-            tuple(dict.fromkeys(given.workload)),
-            given.hold,
-        ),
-        given.check_again,
+    settings = Settings(
+        kinds=kinds,
+        out=out,
+        seed=given.seed,
+        seconds=60 * given.minutes,
+        clients=given.clients,
+        workloads=tuple(dict.fromkeys(given.workload)),
+        hold_s=given.hold,
+        whole_log=given.whole_log,
     )
+    return settings, given.check_again
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -301,7 +318,7 @@ def main(arguments: Sequence[str]) -> int:
         return look(load(again), again, say).code
     say(f"Seed {settings.seed}, {settings.clients} clients. Everything goes to {settings.out}.")
     try:
-        with Arena() as arena:
+        with arena_of(settings) as arena:
             return run(settings, arena, say).code
     except KvlogError as error:
         say(f"There was nothing to run on: {error}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
-from tests.faults.arena import Arena
 from tests.faults.nemesis import FAULTS
 from tests.faults.rounds import plan
-from tests.faults.run import Settings, main, run, settings_of
+from tests.faults.operations import Outcome
+from tests.faults.run import Settings, arena_of, run, settings_of
 from tests.faults.workloads.watch import Event, events
+
+LEFT_OUT = {"slow-zk-disk", "fsync-eio", "write-eio", "slow-fsync", "disk-full"}
+"""What needs strace, or a small disk, and is left out where there is none."""
 
 
 def test_a_plan_takes_every_kind_equally_often_and_is_the_same_for_the_same_seed():
@@ -48,3 +50,19 @@ def test_a_command_line_says_what_is_run(tmp_path):
     assert again is None
     with pytest.raises(SystemExit):
         settings_of(["--fault", "earthquake"])
+
+
+def test_every_kind_of_fault_once_breaks_no_promise(keeper, ensemble, tmp_path):
+    """Under load, each for the shortest time that it makes sense; all checkers look at what was answered."""
+    settings = Settings(tuple(FAULTS.values()), tmp_path / "run", seed=1, clients=8, hold_s=0.0)
+    with arena_of(settings, keeper=keeper, ensemble=ensemble) as arena:
+        result = run(settings, arena, print)
+
+    found = [f"{each.checker}: {violation.what}" for each in result.verdicts for violation in each.violations]
+    assert found == []
+    assert result.remains.course.invalid == []
+    counts = Counter(each.outcome for each in result.remains.evidence.operations)
+    assert counts[Outcome.OK] > 2_000
+    epochs = {each.entry.epoch for each in result.remains.evidence.log}
+    assert len(epochs) > 5
+    assert {name for each in result.remains.rounds for name in each.names} >= set(FAULTS) - LEFT_OUT

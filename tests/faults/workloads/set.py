@@ -11,7 +11,8 @@ from tests.faults.clients import LINEARIZABLE, LOCAL, Client
 from tests.faults.workloads.workload import Workload, some_mode
 
 ALL = 0.01
-"""The share of steps that read the whole set meanwhile."""
+MANY = 3_000
+"""The share of steps that read the whole set meanwhile, as long as it has no more elements than these."""
 
 
 class Set(Workload):
@@ -25,11 +26,10 @@ class Set(Workload):
 
     def step(self, client: Client) -> None:
         """One more element."""
-        if client.draw.random() < ALL:
-            client.read_all("set/", some_mode(client))
-            return
         with self._lock:
             number = next(self._numbers)
+        if number < MANY and client.draw.random() < ALL:
+            client.read_all("set/", some_mode(client))
         client.write(f"set/{number}", client.value())
 
     def end(self, clients: Sequence[Client]) -> None:

@@ -20,9 +20,8 @@ class Workload(ABC):
     name: ClassVar[str]
     clients: ClassVar[int] = 1
 
-    def begin(self, client: Client) -> bool:  # noqa: ARG002 - most need nothing
-        """What has to be there before the first step; whether it is there now. Tried again until it is."""
-        return True
+    def begin(self, client: Client) -> None:
+        """What has to be there before the first step; done once, while all is well."""
 
     @abstractmethod
     def step(self, client: Client) -> None:
