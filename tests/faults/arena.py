@@ -302,7 +302,10 @@ class Arena:
         argv = ["strace", "-f", "-q", "-e", f"trace={call}", "-e", f"inject={call}:{inject}", "-o", str(log)]
         tracer = self.keeper.start([*argv, "-p", str(pid)], name="strace", log=log.with_suffix(".said"))
         self._tracers.append(tracer)
-        if not wait_until(lambda: _is_traced(pid) or not tracer.running, ASK_S, every_s=0.01) or not tracer.running:
+        if (
+            not wait_until(lambda: _is_traced(pid) or not tracer.running, ASK_S, every_s=0.01)
+            or not tracer.running
+        ):
             raise Unavailable(f"strace does not attach to process {pid}: {tracer.log_tail(3)}")
         return tracer
 

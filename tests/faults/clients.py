@@ -275,9 +275,7 @@ class Client:
         least = self._least(mode)
         found = self._ask(Ask("GET", _path(key), read_one, _age(mode, least), headers=headers))
         self._take_notice(found)
-        return self._note(
-            number, Kind.READ, asked, invoked_ns, found, key=key, mode=mode, min_revision=least
-        )
+        return self._note(number, Kind.READ, asked, invoked_ns, found, key=key, mode=mode, min_revision=least)
 
     def read_all(self, prefix: str, mode: str) -> Operation:
         """What all keys with a prefix hold, at one revision."""

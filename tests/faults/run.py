@@ -287,7 +287,9 @@ def settings_of(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
                         help="what is drawn comes from it (another one each time)")  # fmt: skip
     parser.add_argument("--clients", type=int, default=12, help="(%(default)s)")
     parser.add_argument("--hold", type=float, metavar="SECONDS", help="the longest that a fault lasts, if it can")
-    parser.add_argument("--whole-log", action="store_true", help="trim the log as seldom as usual, not all the time")
+    parser.add_argument(
+        "--whole-log", action="store_true", help="trim the log as seldom as usual, not all the time"
+    )
     parser.add_argument("--out", type=Path, help="the directory for evidence and report (one of its own)")
     parser.add_argument("--check-again", type=Path, metavar="DIR", help="run nothing; check what is in there")
     given = parser.parse_args(arguments)

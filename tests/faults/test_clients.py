@@ -132,7 +132,9 @@ class Prepared:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as file:
             while head := b"".join(iter(file.readline, b"\r\n")):
-                length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0)
+                length = next(
+                    (int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0
+                )
                 file.read(length)
                 self.heads.append(head.decode())
                 answer = self.answers.pop(0)
@@ -226,7 +228,9 @@ def test_a_write_under_an_id_is_sent_again_elsewhere_under_the_same_id(make_clie
         other.close()
 
     assert (done.outcome, done.tries, done.revision, done.index) == (OK, 2, 7, 5)
-    ids = {line for head in (*prepared.heads, *other.heads) for line in head.split("\r\n") if "Idempotency" in line}
+    ids = {
+        line for head in (*prepared.heads, *other.heads) for line in head.split("\r\n") if "Idempotency" in line
+    }
     assert ids == {f"Idempotency-Key: {done.request_id}"}
     assert len(prepared.heads) == len(other.heads) == 1
 

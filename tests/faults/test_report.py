@@ -53,7 +53,9 @@ def remains(tmp_path) -> Remains:
     )
     rounds = (
         Round(("kill-leader",), 15.0, 105 * S, ["<b>killed</b> n1"], 108 * S, {N1: 1.0, N2: 3.0}, 4.0),
-        Round(("kill-leader", "zk-hold"), 15.0, 140 * S, ["x", "y"], 144 * S, {N1: None, N2: 2.0}, None, "n1 & n2"),
+        Round(
+            ("kill-leader", "zk-hold"), 15.0, 140 * S, ["x", "y"], 144 * S, {N1: None, N2: 2.0}, None, "n1 & n2"
+        ),
     )
     samples = (
         Sample(100 * S, N1, "i1", "leader", 2, 1, 1, ready=True),
@@ -63,7 +65,10 @@ def remains(tmp_path) -> Remains:
     )
     course = Course(7, ("kill-leader", "zk-hold"), 12, "2026-01-01T00:00:00+00:00", (N1, N2), 100 * S, 220 * S)
     course.moves = 3
-    deliveries = (Delivery(1, 1, "register/1", "1-1", N1, 101 * S), Delivery(1, 2, "register/1", "1-2", N2, 102 * S))
+    deliveries = (
+        Delivery(1, 1, "register/1", "1-1", N1, 101 * S),
+        Delivery(1, 2, "register/1", "1-2", N2, 102 * S),
+    )
     evidence = Evidence(operations, tuple(chain.entries), deliveries, (Ended(1, "", 0, 2),))
     return Remains(course, evidence, rounds, samples, tmp_path / LOGS)
 
