@@ -293,7 +293,7 @@ class Arena:
         return False
 
     def trace(self, pid: int, call: str, inject: str) -> Child:
-        """Have a process's system calls of one kind fail, or be late, as strace's ``inject`` says, until it is killed.
+        """Have system calls of one kind fail or be late, as strace puts it in ``inject``, until that is killed.
 
         Raises:
             Unavailable: strace cannot do that here.
@@ -385,8 +385,8 @@ class Arena:
                 return f"node {node.address} does not answer"
             if not status["ready"]:
                 return f"node {node.address} is not ready: {status.get('reason', status)}"
-        leaders = {status["leader"]["address"] if status["leader"] else None for status in said.values() if status}
-        leader = self.cluster.node(leaders.pop()) if len(leaders) == 1 and None not in leaders else None
+        leaders = {str((status["leader"] or {}).get("address", "")) for status in said.values() if status}
+        leader = self.cluster.node(leaders.pop()) if len(leaders) == 1 and "" not in leaders else None
         status = said[leader] if leader is not None else None
         if leader is None or status is None or not status["is_leader"]:
             return "the nodes do not agree on a leader"

@@ -120,7 +120,7 @@ def test_the_password_of_a_session_is_known(well: Arena):
 
 
 def test_what_an_arena_holds_is_counted(well: Arena):
-    """Threads, descriptors, memory, sessions and znodes: of all nodes and servers, and steady while nothing happens."""
+    """Threads, descriptors, memory, sessions and znodes, of all nodes and servers."""
     first, second = well.resources(), well.resources()
 
     assert [each.name for each in first.nodes] == [node.address for node in well.nodes]

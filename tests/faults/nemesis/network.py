@@ -62,7 +62,7 @@ class ZkReplyLost(_WayToZooKeeper):
 
 
 class ZkHold(_WayToZooKeeper):
-    """What is on its way to ZooKeeper comes much later: the node has another connection, or its session is over."""
+    """What is on its way to ZooKeeper comes much later: there is another connection, or the session is over."""
 
     name = "zk-hold"
     rows = ("F19",)
@@ -330,7 +330,7 @@ class PushReorder(_AllDoors):
         every, again = draw.randint(2, 6), draw.randint(1, 4)
         return (
             Rules(pushes=Pushes(overtake=every, replay=again)),
-            f"each push that is the {every}th is overtaken; with each that is the {again}th, an old one comes again",
+            f"each push that is the {every}th is overtaken; behind each {again}th, an old one comes again",
         )
 
 
