@@ -363,8 +363,8 @@ class Arena:
     def _is_healed(self, node: ClusterNode) -> bool:
         self.revive(node)
         status = self.status(node)
-        if status is None or not self.arm(node, ""):
-            return False
+        if status is None or not status["recovery"]["finished"] or not self.arm(node, ""):
+            return False  # whether its store is stale is known once it has recovered
         with suppress(Unavailable):  # it does not answer: once more, later
             return not status["stale"] or node.catch_up().status == 200
         return False
