@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from kvlog.zookeeper.layout import Layout, log_data, skips_in
 from kvlog.zookeeper.visit import RECONNECT
 
 ANSWER_S = 5.0
+SESSION_S = 4.0
+"""Of its session: a server that stands still is left in half of that."""
+
 CONNECT_S = 20.0
 
 POLL_S = 0.05
@@ -52,7 +56,9 @@ class Tap:
 
     def start(self) -> None:
         """Connect, and begin at the first entry that the log holds."""
-        self._client = KazooClient(self._hosts, timeout=10.0, connection_retry=RECONNECT)
+        logger = logging.getLogger("kvlog.kazoo")
+        logger.setLevel(logging.CRITICAL)  # servers that break connections are what a run is about
+        self._client = KazooClient(self._hosts, timeout=SESSION_S, connection_retry=RECONNECT, logger=logger)
         self._client.start(timeout=CONNECT_S)
         data, _ = self._client.get(self._layout.cluster)
         self._segment = json.loads(data)["segment"]
