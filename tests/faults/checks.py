@@ -5,24 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from tests.faults.checkers import bank, counter, linearizable, once, outcomes, revisions, sets
-from tests.faults.checkers.violation import Checker, Violation
+from tests.faults.checkers import convergence, linearizable, liveness, logfiles, outcomes
+from tests.faults.checkers.suite import CHECKERS
+from tests.faults.checkers.violation import Violation
 from tests.faults.clients import OPERATION_S
 from tests.faults.remains import Remains
 
 SLACK_S = 1.5
 """How much later an answer may be taken down than it came: clients share a processor with all that they test."""
-
-CHECKERS: dict[str, Checker] = {
-    "revisions": revisions.check,
-    "once": once.check,
-    "outcomes": lambda evidence: outcomes.check(evidence, limit_s=OPERATION_S + SLACK_S),
-    "sets": sets.check,
-    "counter": counter.check,
-    "bank": bank.check,
-}
-"""Those that look at the evidence only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +33,30 @@ class Verdict:
 
 def check_all(remains: Remains) -> list[Verdict]:
     """What each checker has found."""
-    return [
-        *(_verdict(name, lambda check=check: check(remains.evidence)) for name, check in CHECKERS.items()),  # type: ignore[misc]
-        _linearizable(remains),
-        _verdict("liveness", lambda: list(_liveness(remains))),
-        _verdict("the end", lambda: [Violation(invariant, what) for invariant, what in remains.course.late]),
-    ]
+    special: dict[str, Callable[[Remains], list[Violation]]] = {
+        "outcomes": lambda of: outcomes.check(of.evidence, limit_s=OPERATION_S + SLACK_S),
+        "liveness": lambda of: [*_rounds(of), *_resources(of)],
+        "convergence": _convergence,
+        "logfiles": _logfiles,
+        "the end": lambda of: [Violation(invariant, what) for invariant, what in of.course.late],
+    }
+    checks = {name: partial(_of_evidence, name) for name in CHECKERS} | special
+    del checks["linearizable"]
+    return [*(_verdict(name, check, remains) for name, check in checks.items()), _linearizable(remains)]
+
+
+def _verdict(name: str, check: Callable[[Remains], list[Violation]], remains: Remains) -> Verdict:
+    begun = time.monotonic()
+    violations = tuple(check(remains))
+    return Verdict(name, violations, took_s=time.monotonic() - begun)
+
+
+def _of_evidence(name: str, remains: Remains) -> list[Violation]:
+    return CHECKERS[name](remains.evidence)
 
 
 def _linearizable(remains: Remains) -> Verdict:
-    """One verdict for each object, and one for all of them."""
+    """What is found of each object; it may be that nothing can be found of one."""
     begun = time.monotonic()
     found = linearizable.examine(remains.evidence)
     undecided = [each for each in found if each.decision is linearizable.Decision.UNDECIDED]
@@ -63,14 +69,8 @@ def _linearizable(remains: Remains) -> Verdict:
     return Verdict("linearizable", violations, note, time.monotonic() - begun)
 
 
-def _verdict(name: str, check: Callable[[], list[Violation]]) -> Verdict:
-    begun = time.monotonic()
-    violations = tuple(check())
-    return Verdict(name, violations, took_s=time.monotonic() - begun)
-
-
-def _liveness(remains: Remains) -> Iterator[Violation]:
-    """After each fault, every node takes a write in its time, and is ready again (I14)."""
+def _rounds(remains: Remains) -> Iterator[Violation]:
+    """After each fault, every node takes a write in its time, and all is well again (I14)."""
     for each in remains.rounds:
         if each.broken:
             continue  # the run is invalid anyway
@@ -82,3 +82,22 @@ def _liveness(remains: Remains) -> Iterator[Violation]:
                 yield Violation("I14", f"{what} ({'; '.join(each.said)})")
         if each.well_s is None:
             yield Violation("I14", f"not all was well in time once {names} was over: {each.why_not_well}")
+
+
+def _resources(remains: Remains) -> list[Violation]:
+    before, after = remains.course.before, remains.course.after
+    return liveness.check_resources(before, after) if before is not None and after is not None else []
+
+
+def _convergence(remains: Remains) -> list[Violation]:
+    statuses = {status["node"]: status for status in remains.course.statuses}
+    shown = [sample.shown for sample in remains.samples if sample.instance]
+    return [*convergence.check(statuses, remains.evidence.log), *convergence.check_course(shown)]
+
+
+def _logfiles(remains: Remains) -> list[Violation]:
+    logs = {path.stem: path.read_text(errors="replace") for path in sorted(remains.logs.glob("*.log"))}
+    exits: dict[str, list[int]] = {}
+    for node, code in remains.course.exits:
+        exits.setdefault(node, []).append(code)
+    return logfiles.check(logs, exits=exits)

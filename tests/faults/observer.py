@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from tests.faults.clients import Line, NoAnswer, NotSent
+from tests.faults.checkers.convergence import Shown
+from tests.faults.clients import Line, Lives, NoAnswer, NotSent
 
 POLL_S = 0.25
 ANSWER_S = 1.0
@@ -21,19 +22,30 @@ class Sample:
     """What a node said at a moment; of one that did not answer, everything but the first two is empty.
 
     Attributes:
-        at_ns: when it was asked, on the monotonic clock.
+        at_ns, answered_ns: when it was asked, and when it answered, on the monotonic clock.
+        life: see Operation.
         instance: its process.
         role: "leader", "follower"...
+        stale, applied_index, revision, log_hash, digest: of its store.
     """
 
     at_ns: int
     node: str
+    answered_ns: int = 0
+    life: int = 0
     instance: str = ""
     role: str = ""
     epoch: int = 0
-    revision: int = 0
+    stale: bool = False
     applied_index: int = -1
-    ready: bool = False
+    revision: int = 0
+    log_hash: str = ""
+    digest: str = ""
+
+    @property
+    def shown(self) -> Shown:
+        """The same for the checker of how stores went on."""
+        return Shown(self.node, self.at_ns, self.answered_ns, asdict(self), self.life)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +58,15 @@ class Span:
     last_ns: int
 
 
+_SAID = ("instance", "role", "epoch", "stale", "applied_index", "revision", "log_hash", "digest")
+"""What of a status is kept."""
+
+
 class Observer:
     """Asks every node for its status, four times a second, each on a thread of its own."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], lives: Lives) -> None:
+        self._lives = lives
         self._samples: dict[str, list[Sample]] = {address: [] for address in addresses}
         self._stopped = threading.Event()
         self._threads = [
@@ -75,29 +92,20 @@ class Observer:
     def _run(self, address: str) -> None:
         line = Line(address, ANSWER_S)
         while not self._stopped.wait(POLL_S):
-            self._samples[address].append(_ask(line))
+            self._samples[address].append(self._ask(line))
         line.close()
 
-
-def _ask(line: Line) -> Sample:
-    at_ns = time.monotonic_ns()
-    try:
-        reply = line.ask("GET", "/v1/status", None, {})
-    except (NotSent, NoAnswer):
-        return Sample(at_ns, line.address)
-    if reply.status != HTTPStatus.OK:
-        return Sample(at_ns, line.address)
-    said = reply.body
-    return Sample(
-        at_ns,
-        line.address,
-        said["instance"],
-        said["role"],
-        said["epoch"],
-        said["revision"],
-        said["applied_index"],
-        said["ready"],
-    )
+    def _ask(self, line: Line) -> Sample:
+        at_ns = time.monotonic_ns()
+        try:
+            reply = line.ask("GET", "/v1/status", None, {})
+        except (NotSent, NoAnswer):
+            return Sample(at_ns, line.address)
+        if reply.status != HTTPStatus.OK:
+            return Sample(at_ns, line.address)
+        said = reply.body
+        life = self._lives.of(line.address, said["instance"])
+        return Sample(at_ns, line.address, time.monotonic_ns(), life, **{name: said[name] for name in _SAID})
 
 
 def spans(samples: Iterable[Sample]) -> Iterator[Span]:

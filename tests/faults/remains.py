@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults.checkers.liveness import Resources
 from tests.faults.observer import Sample, read_samples, save_samples
 from tests.faults.operations import Delivery, Ended, Evidence, read_history
 from tests.faults.rounds import Round
@@ -29,7 +30,8 @@ class Course:
         first_ns, last_ns: when its load began, and when the last reads were done, on the monotonic clock.
         nodes: their addresses.
         statuses: what each node said of itself at the end, once all agreed or had had time to.
-        resources: what the nodes and the ensemble took before the first fault, and at the end.
+        before, after: what was in use before the load began, and at the end.
+        exits: of nodes' processes, as far as anybody looked: the address and the code, minus the signal.
         moves: how often a watcher went on at another node.
         late: what had not come about in its time at the end: the number of an invariant, and a sentence, for each.
         invalid: why this run shows nothing, in sentences.
@@ -43,7 +45,9 @@ class Course:
     first_ns: int = 0
     last_ns: int = 0
     statuses: list[dict[str, Any]] = field(default_factory=list)
-    resources: list[Any] = field(default_factory=list)
+    before: Resources | None = None
+    after: Resources | None = None
+    exits: list[tuple[str, int]] = field(default_factory=list)
     moves: int = 0
     late: list[tuple[str, str]] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
@@ -74,7 +78,8 @@ def save(remains: Remains, directory: Path) -> None:
 def load(directory: Path) -> Remains:
     """What ``save`` has written."""
     course = json.loads((directory / RUN).read_text())
-    course["late"] = [tuple(each) for each in course["late"]]
+    for name in ("before", "after"):
+        course[name] = Resources(**course[name]) if course[name] else None
     return Remains(
         Course(**course),
         Evidence(

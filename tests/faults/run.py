@@ -26,6 +26,7 @@ from typing import Any
 from kvlog.errors import KvlogError, Unavailable
 from tests.cluster.ledger import small_segments
 from tests.faults.arena import Arena
+from tests.faults.checkers.liveness import Resources, check_resources
 from tests.faults.checks import Verdict, check_all
 from tests.faults.load import Load
 from tests.faults.nemesis import FAULTS
@@ -148,7 +149,7 @@ class _Run:
         after = max(node.status()["revision"] for node in arena.cluster.nodes)
         self._load = Load(settings.workloads, settings.clients, addresses, history, self._part())
         self._watchers = Watchers(addresses, after, self._part())
-        self._observer = Observer(addresses)
+        self._observer = Observer(addresses, self._load.lives)
         self._tap = Tap(arena.ensemble.hosts, arena.cluster.root)
         probes = [self._load.client("probe", place, only=True) for place in range(len(addresses))]
         self._nemesis = Nemesis(arena, probes, self._load.lives, self._part(), say, hold_s=settings.hold_s)
@@ -165,11 +166,11 @@ class _Run:
             stack.callback(self._tap.stop)
             self._observer.start()
             stack.callback(self._observer.stop)
-            self._watchers.start()
+            course.before = self._resources()
             course.first_ns = time.monotonic_ns()
+            self._watchers.start()
             self._load.start()
             time.sleep(WARM_UP_S)
-            course.resources.append(self._arena.resources())
             self._phase("faults", self._faults)
             self._phase("the clients' end", self._load.stop)
             if not course.invalid:
@@ -251,7 +252,22 @@ class _Run:
         late = self._watchers.end_at(0 if course.invalid else revision, QUIET_S)
         course.late += [("I13", what) for what in late]
         course.moves = self._watchers.moves
-        course.resources.append(self._arena.resources())
+        course.exits = [(each.node, each.code) for each in self._arena.exits]
+        until = time.monotonic() + QUIET_S
+        after = course.after = self._resources()
+        while course.before and check_resources(course.before, after) and time.monotonic() < until:
+            time.sleep(1.0)  # sessions of nodes that were killed end by themselves, a while later
+            after = course.after = self._resources()
+
+    def _resources(self) -> Resources:
+        """What is in use at this moment."""
+        held = self._arena.resources()
+        return Resources(
+            threads={each.name: each.threads for each in held.nodes},
+            descriptors={each.name: each.descriptors for each in held.nodes},
+            sessions=held.sessions,
+            znodes=self._tap.other_znodes(),
+        )
 
     def _count(self) -> None:
         """A run in which little was done shows nothing."""

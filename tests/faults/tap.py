@@ -73,6 +73,18 @@ class Tap:
             time.sleep(POLL_S)
         return self._next > index
 
+    def other_znodes(self) -> int:
+        """How many there are below the cluster's root, the entries of the log and their segments apart.
+
+        Raises:
+            KazooException, KazooTimeoutError: ZooKeeper does not say.
+        """
+        layout = self._layout
+        parents = (layout.root, layout.election, layout.members, layout.replicas)
+        names = [self._client.get_children_async(path).get(timeout=ANSWER_S) for path in parents]
+        skips = skips_in(self._client.get_children_async(layout.log).get(timeout=ANSWER_S))
+        return sum(map(len, names)) + len(skips)
+
     def stop(self) -> None:
         """End the session."""
         self._stopped.set()

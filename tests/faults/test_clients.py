@@ -131,16 +131,20 @@ class Prepared:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as file:
-            while head := b"".join(iter(file.readline, b"\r\n")):
-                length = next(
-                    (int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")), 0
-                )
-                file.read(length)
-                self.heads.append(head.decode())
+            while head := _head(file.readline):
+                file.read(next((int(line[15:]) for line in head.split("\r\n") if "Content-Length" in line), 0))
+                self.heads.append(head)
                 answer = self.answers.pop(0)
                 if answer is None:
                     return
                 connection.sendall(answer)
+
+
+def _head(read_line: Callable[[], bytes]) -> str:
+    lines = []
+    while (line := read_line()).strip():
+        lines.append(line.decode())
+    return "".join(lines)
 
 
 def http(status: int, *, headers: dict[str, str] | None = None, **body: object) -> bytes:

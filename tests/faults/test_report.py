@@ -58,10 +58,10 @@ def remains(tmp_path) -> Remains:
         ),
     )
     samples = (
-        Sample(100 * S, N1, "i1", "leader", 2, 1, 1, ready=True),
-        Sample(100 * S, N2, "i2", "follower", 2, 1, 1, ready=True),
+        Sample(100 * S, N1, 101 * S, 0, "i1", "leader", 2),
+        Sample(100 * S, N2, 101 * S, 0, "i2", "follower", 2),
         Sample(106 * S, N1),
-        Sample(160 * S, N2, "i2", "leader", 3, 2, 2, ready=True),
+        Sample(160 * S, N2, 161 * S, 0, "i2", "leader", 3),
     )
     course = Course(7, ("kill-leader", "zk-hold"), 12, "2026-01-01T00:00:00+00:00", (N1, N2), 100 * S, 220 * S)
     course.moves = 3

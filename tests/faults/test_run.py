@@ -9,8 +9,8 @@ from itertools import islice
 import pytest
 
 from tests.faults.nemesis import FAULTS
-from tests.faults.rounds import plan
 from tests.faults.operations import Outcome
+from tests.faults.rounds import plan
 from tests.faults.run import Settings, arena_of, run, settings_of
 from tests.faults.workloads.watch import Event, events
 

@@ -20,7 +20,7 @@ class Workload(ABC):
     name: ClassVar[str]
     clients: ClassVar[int] = 1
 
-    def begin(self, client: Client) -> None:
+    def begin(self, client: Client) -> None:  # noqa: B027 - most need nothing
         """What has to be there before the first step; done once, while all is well."""
 
     @abstractmethod
