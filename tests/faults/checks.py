@@ -11,10 +11,13 @@ from tests.faults.checkers import convergence, linearizable, liveness, logfiles,
 from tests.faults.checkers.suite import CHECKERS
 from tests.faults.checkers.violation import Violation
 from tests.faults.clients import OPERATION_S
-from tests.faults.remains import Remains
+from tests.faults.remains import Course, Remains
 
 SLACK_S = 1.5
 """How much later an answer may be taken down than it came: clients share a processor with all that they test."""
+
+THREADS = 10
+"""By how many threads a node may have grown, besides two for each client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ def check_all(remains: Remains) -> list[Verdict]:
     """What each checker has found."""
     special: dict[str, Callable[[Remains], list[Violation]]] = {
         "outcomes": lambda of: outcomes.check(of.evidence, limit_s=OPERATION_S + SLACK_S),
-        "liveness": lambda of: [*_rounds(of), *_resources(of)],
+        "liveness": lambda of: [*_rounds(of), *resources(of.course)],
         "convergence": _convergence,
         "logfiles": _logfiles,
         "the end": lambda of: [Violation(invariant, what) for invariant, what in of.course.late],
@@ -84,9 +87,11 @@ def _rounds(remains: Remains) -> Iterator[Violation]:
             yield Violation("I14", f"not all was well in time once {names} was over: {each.why_not_well}")
 
 
-def _resources(remains: Remains) -> list[Violation]:
-    before, after = remains.course.before, remains.course.after
-    return liveness.check_resources(before, after) if before is not None and after is not None else []
+def resources(course: Course) -> list[Violation]:
+    """What has grown. A node makes a thread for each request that it has to answer at once, and keeps it."""
+    before, after = course.before, course.after
+    slack = liveness.Slack(threads=THREADS + 2 * course.clients)
+    return liveness.check_resources(before, after, slack) if before is not None and after is not None else []
 
 
 def _convergence(remains: Remains) -> list[Violation]:

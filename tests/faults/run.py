@@ -26,8 +26,8 @@ from typing import Any
 from kvlog.errors import KvlogError, Unavailable
 from tests.cluster.ledger import small_segments
 from tests.faults.arena import Arena
-from tests.faults.checkers.liveness import Resources, check_resources
-from tests.faults.checks import Verdict, check_all
+from tests.faults.checkers.liveness import Resources
+from tests.faults.checks import Verdict, check_all, resources
 from tests.faults.load import Load
 from tests.faults.nemesis import FAULTS
 from tests.faults.nemesis.fault import Fault
@@ -254,10 +254,10 @@ class _Run:
         course.moves = self._watchers.moves
         course.exits = [(each.node, each.code) for each in self._arena.exits]
         until = time.monotonic() + QUIET_S
-        after = course.after = self._resources()
-        while course.before and check_resources(course.before, after) and time.monotonic() < until:
+        course.after = self._resources()
+        while resources(course) and time.monotonic() < until:
             time.sleep(1.0)  # sessions of nodes that were killed end by themselves, a while later
-            after = course.after = self._resources()
+            course.after = self._resources()
 
     def _resources(self) -> Resources:
         """What is in use at this moment."""
