@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -64,9 +65,11 @@ def test_a_cluster_gets_over_a_fault(well: Arena, name: str):
     kind = FAULTS[name]
     if reason := kind.why_not(well):
         pytest.skip(reason)
-    fault, ledger = kind(), Ledger()
+    fault, ledger = kind(), Ledger(name)
+    exits, counts = len(well.exits), sum((proxy.counts for proxy in well.proxies), Counter())
     with ledger.writing(well.cluster):
         what = fault.inject(well, random.Random(f"{SEED} {name}"))
+        print(what)
         threading.Event().wait(fault.lasts_s[0])
         for _ in range(2):  # the second time there is nothing left to do
             fault.heal(well)
@@ -74,6 +77,8 @@ def test_a_cluster_gets_over_a_fault(well: Arena, name: str):
         for node in well.nodes:
             assert ledger.write(node) == "committed", f"{what}: {node.address} takes no write afterwards"
     ledger.check_all(well.cluster)
+    print(f"{len(ledger.acknowledged)} acknowledged, {len(ledger.refused)} refused; {well.exits[exits:]}")
+    print(sum((proxy.counts for proxy in well.proxies), Counter()) - counts)
 
 
 # --- what faults stand on -------------------------------------------------------------------------------------

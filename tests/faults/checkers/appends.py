@@ -2,8 +2,8 @@
 
 The workload "append": a key holds its elements joined by commas, and Kind.CAS replaces a list by the same one with
 one element more, which nobody else appends anywhere. So a list that was read tells every write before it, in
-order: that is what makes anomalies easy to find in Elle (Kingsbury and Alvaro, "Elle: inferring isolation anomalies
-from experimental observations", PVLDB 14, 2020), whose method this is.
+order: that is what makes anomalies easy to find in Elle (Kingsbury and Alvaro, "Elle: inferring isolation
+anomalies from experimental observations", PVLDB 14, 2020), whose method this is.
 
 What is known of the order of operations becomes a graph: which append came behind which (ww), who was shown whose
 element (wr), who was not shown it yet (rw), and who was answered before another one was asked for (time). A cycle

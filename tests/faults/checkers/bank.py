@@ -2,8 +2,8 @@
 
 The workload "bank": accounts that are opened once (Kind.WRITE), whole numbers in text; Kind.TRANSFER takes from
 some what it gives to others, all at once or not at all; Kind.READ_ALL reads all accounts at one revision. A
-transfer of which one half was done, or done twice, or that saw an old balance, changes the sum. The log is looked at
-as well, revision by revision, where it is given.
+transfer of which one half was done, or done twice, or that saw an old balance, changes the sum. The log is looked
+at as well, revision by revision, where it is given.
 """
 
 from __future__ import annotations

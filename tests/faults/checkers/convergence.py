@@ -26,7 +26,7 @@ class Shown:
 def check(statuses: Mapping[str, Status], log: Sequence[LogEntry] = ()) -> list[Violation]:
     """Once faults are over: every node is whole, up to date and ready, and all hold the same (I7, I9).
 
-    ``statuses``: GET /v1/status by node, once nothing is written any more. ``log``: ends where they stand, if given.
+    ``statuses``: GET /v1/status by node once all writing is over. ``log`` ends where they stand, if given.
     """
     violations = [*_equal((node, status) for node, status in statuses.items())]
     for node, status in statuses.items():

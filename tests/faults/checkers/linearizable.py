@@ -12,13 +12,14 @@ order of the clock, with the set of all configurations that are possible, each o
 that have been given their moment (as bits of a number) and the state. Where an operation returns, configurations
 go on by as many operations as it takes for that one to have had its moment. None is looked at twice.
 
-Four things keep that small, and change no verdict:
+Five things keep that small, and change no verdict:
 
-- What only reads is given its moment as soon as the state is right: as it changes nothing, that is never too early.
+- What only reads is given its moment as soon as the state is right: since it changes nothing, never too early.
 - A write of unknown fate never has to have its moment, so of two configurations that differ only in that one has
   spent more of these, that one is dropped.
 - If something was shown that only one write of unknown fate can have put there, then that had happened by then.
 - A write of unknown fate is left out if nothing that was shown could come from it.
+- Of those that are alike, since nobody was shown what they put, the first is taken first.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from tests.faults.checkers.meaning import expected, keys_of, ms, requests, seen,
 from tests.faults.checkers.violation import Violation
 from tests.faults.operations import Evidence, Kind, Operation, Outcome
 
-STEPS_MAX = 100_000
+STEPS_MAX = 200_000
 """Configurations that are looked at for one object: a few seconds."""
 
 State = tuple[str | None, ...]
+_OTHER = "\0any other"
+
 Values = tuple[tuple[int, str | None], ...]
 """Of some of an object's keys, each by its place in the state."""
 
@@ -85,7 +88,7 @@ def examine(evidence: Evidence, *, steps_max: int = STEPS_MAX) -> list[Verdict]:
 def decide(keys: Sequence[str], operations: Iterable[Operation], *, steps_max: int = STEPS_MAX) -> Verdict:
     """The same of one object: these keys, which are all not there in the beginning."""
     places = {key: place for place, key in enumerate(keys)}
-    steps = _relevant([step for each in operations if (step := _step(each, places)) is not None])
+    steps = _alike(_relevant([step for each in operations if (step := _step(each, places)) is not None]))
     search = _Search(steps, len(keys), steps_max)
     decision = search.decide()
     stuck = search.stuck
@@ -238,6 +241,18 @@ def _bounded(step: _Step, steps: list[_Step]) -> _Step | None:
     return step if matters else None
 
 
+def _alike(steps: list[_Step]) -> list[_Step]:
+    """The steps, with one value for all those that steps of unknown fate put and nobody asks for."""
+    asked = {value for step in steps for value in step.guard}
+
+    def known(value: tuple[int, str | None]) -> tuple[int, str | None]:
+        return value if value in asked else (value[0], _OTHER)
+
+    return [
+        replace(step, puts=tuple(known(value) for value in step.puts)) if step.optional else step for step in steps
+    ]
+
+
 # --- the search -----------------------------------------------------------------------------------------------
 
 _Configuration = tuple[int, State]
@@ -253,16 +268,19 @@ class _Search:
     def __init__(self, steps: Sequence[_Step], places: int, steps_max: int) -> None:
         self._steps = steps
         self._steps_max = steps_max
-        self._open: dict[int, _Step] = {}  # what is under way, by its bit
-        self._optional = 0  # the bits of what need not have its moment
+        # What is under way, by its bit: what only reads, what writes, and what need not have its moment.
+        self._reads: dict[int, _Step] = {}
+        self._writes: dict[int, _Step] = {}
+        self._spare: dict[tuple[Values, Values], list[tuple[int, _Step]]] = {}
+        self._spare_bits = 0
         self.configurations: list[_Configuration] = [(0, (None,) * places)]
         self.looked_at = 0
         self.stuck: _Step | None = None
 
     @property
     def under_way(self) -> list[_Step]:
-        """What was under way when it ended."""
-        return list(self._open.values())
+        """What was under way when it ended, and may not be left out."""
+        return [*self._reads.values(), *self._writes.values()]
 
     def decide(self) -> Decision:
         """Go through all events."""
@@ -283,12 +301,15 @@ class _Search:
 
     def _begin(self, step: _Step) -> int:
         bit = 1
-        while bit in self._open:
+        while bit in self._reads or bit in self._writes or bit & self._spare_bits:
             bit <<= 1
-        self._open[bit] = step
         if step.optional:
-            self._optional |= bit
-        if not step.puts:
+            self._spare.setdefault((step.guard, step.puts), []).append((bit, step))
+            self._spare_bits |= bit
+        elif step.puts:
+            self._writes[bit] = step
+        else:
+            self._reads[bit] = step
             self.configurations = [self._with_reads(mask, state) for mask, state in self.configurations]
         return bit
 
@@ -299,37 +320,46 @@ class _Search:
         found = []
         while waiting:
             mask, state = waiting.popleft()
-            self.looked_at += 1
-            if self.looked_at > self._steps_max:
-                raise _TooLarge
             if mask & bit:
                 found.append((mask ^ bit, state))
                 continue
-            for other, under_way in self._open.items():
-                if not mask & other and under_way.puts and under_way.fits(state):
-                    further = self._with_reads(mask | other, under_way.after(state))
+            for other, writing in self._next(mask):
+                self.looked_at += 1
+                if self.looked_at > self._steps_max:
+                    raise _TooLarge
+                if writing.fits(state):
+                    further = self._with_reads(mask | other, writing.after(state))
                     if self._is_new(further, spent):
                         waiting.append(further)
         if not found:
             self.stuck = step
             return False
-        del self._open[bit]
+        self._reads.pop(bit, None)
+        self._writes.pop(bit, None)
         self.configurations = found
         return True
 
+    def _next(self, mask: int) -> Iterator[tuple[int, _Step]]:
+        """What can have its moment next, of those that write."""
+        for bit, step in self._writes.items():
+            if not mask & bit:
+                yield bit, step
+        for alike in self._spare.values():
+            yield from [(bit, step) for bit, step in alike if not mask & bit][:1]
+
     def _with_reads(self, mask: int, state: State) -> _Configuration:
         """A configuration, further by all that only reads and fits the state."""
-        for bit, step in self._open.items():
-            if not mask & bit and not step.puts and step.fits(state):
+        for bit, step in self._reads.items():
+            if not mask & bit and step.fits(state):
                 mask |= bit
         return mask, state
 
     def _is_new(self, configuration: _Configuration, spent: dict[_Configuration, list[int]]) -> bool:
-        """Whether no configuration was met that is the same, or has spent less of what is optional."""
+        """Whether no configuration was met that is the same, or has spent less of what is spare."""
         mask, state = configuration
-        optional = mask & self._optional
-        before = spent.setdefault((mask & ~self._optional, state), [])
-        if any(each & ~optional == 0 for each in before):
+        spare = mask & self._spare_bits
+        before = spent.setdefault((mask & ~self._spare_bits, state), [])
+        if any(each & ~spare == 0 for each in before):
             return False
-        before.append(optional)
+        before.append(spare)
         return True

@@ -34,8 +34,8 @@ def check(
 ) -> list[Violation]:
     """Tracebacks and their like in the logs of nodes, by name, that match none of the allowed patterns.
 
-    ``exits``: the exit codes of their processes. One that tells of a bug is allowed as often as an allowed traceback
-    is in the log of the same node.
+    ``exits``: the exit codes of their processes. One that tells of a bug is allowed as often as an allowed
+    traceback is in the log of the same node.
     """
     patterns = [re.compile(pattern) for pattern in allowed]
     violations = []
