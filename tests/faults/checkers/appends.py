@@ -74,19 +74,23 @@ class _History:
             if write.outcome is Outcome.UNKNOWN and element in self._order.get(key, ())
         ]
 
+    def _lists(self, operation: Operation) -> list[tuple[str, Elements]]:
+        """What each list was, as an operation has found or left it."""
+        left = {key: elements(value) for key, value in wanted(operation).items()}
+        return [*self._shown.get(operation.number, {}).items(), *left.items()]
+
     def _longest(self) -> Mapping[str, Elements]:
         """The order of each list's elements, as the longest of all that was shown or written has it."""
         order: dict[str, Elements] = {}
         for each in self._happened:
-            written = {key: elements(value) for key, value in wanted(each).items()}
-            for key, found in (*self._shown[each.number].items(), *written.items()):
+            for key, found in self._lists(each):
                 order[key] = max(order.get(key, ()), found, key=len)
         return order
 
     def contents(self) -> Iterator[Violation]:
         """Lists with an element twice, or one that nobody appended, or of which none is the other's beginning."""
         for each in self._happened:
-            for key, found in self._shown.get(each.number, {}).items():
+            for key, found in self._lists(each):
                 order = self._order[key]
                 if found != order[: len(found)]:
                     what = f"{key} is {','.join(found)}, and another list of it {','.join(order)}"

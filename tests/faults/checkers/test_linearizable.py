@@ -244,7 +244,7 @@ def an_operation(draw: st.DrawFn) -> Operation:
     return operation(kind, at, key="k", outcome=outcome, **fields)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(an_operation(), max_size=6))
 def test_the_search_finds_what_trying_all_orders_finds(history: list[Operation]):
     assert (linearizable.check(evidence(*history)) == []) == any_order(history)

@@ -40,6 +40,7 @@ FAULTS: dict[str, type[Fault]] = {
         network.IsolateFromPeers,
         network.Isolate,
         network.PeerReset,
+        network.SnapshotCut,
         network.ForwardReplyLost,
         network.PushDuplicate,
         network.PushReorder,

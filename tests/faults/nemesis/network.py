@@ -10,6 +10,7 @@ from kvlog.cluster import ClusterNode
 from tests.faults.arena import Arena
 from tests.faults.nemesis.background import Background
 from tests.faults.nemesis.fault import Fault, leader_of
+from tests.faults.nemesis.processes import lose_store
 from tests.faults.proxy import Proxy
 from tests.faults.rules import BLACKHOLE, STALLED, Door, Pushes, Rules, Way
 
@@ -277,6 +278,32 @@ class PeerReset(_AmongPeers):
         if self._background is not None:
             self._background.stop()
         super().heal(arena)
+
+
+class SnapshotCut(_AmongPeers):
+    """A node has lost its store, and each answer to it breaks off soon: the copies of other stores above all."""
+
+    name = "snapshot-cut"
+    rows = ("F39",)
+    settles_s = 20.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._victim: ClusterNode | None = None
+
+    def harm(self, arena: Arena, node: ClusterNode, draw: random.Random) -> str:
+        """See _AmongPeers."""
+        self._victim = node
+        cut_after = draw.choice([100, 3_000, 30_000])
+        self.to_others(arena, node, Rules(to_client=Way(cut_after=cut_after)))
+        lose_store(arena, node)
+        return f"it has lost its store, and hears {cut_after} bytes on each connection to others"
+
+    def heal(self, arena: Arena) -> None:
+        """See Fault."""
+        super().heal(arena)
+        if self._victim is not None:
+            arena.revive(self._victim)
 
 
 class _AllDoors(NetworkFault):

@@ -188,11 +188,9 @@ class Failpoint(NodeFault):
         self.victims = [node]
         if place in self.AT_COPY:
             self.victims = list(arena.nodes)
-            arena.kill(node)
-            shutil.rmtree(node.data_dir / "store", ignore_errors=True)
             for other in arena.nodes:
                 arena.arm(other, spec)
-            node.start(wait=False, flags=("--failpoint", spec))
+            lose_store(arena, node, "--failpoint", spec)
             return f"{spec} on all nodes, while {node.address} has lost its store"
         arena.arm(node, spec)
         if place == "after_handover" and node.running:
@@ -239,10 +237,15 @@ class LoseStore(NodeFault):
         """See Fault."""
         node = draw.choice(arena.nodes)
         self.victims = [node]
-        arena.kill(node)
-        shutil.rmtree(node.data_dir / "store", ignore_errors=True)
-        node.start(wait=False)
+        lose_store(arena, node)
         return f"{node.address} has lost its store"
+
+
+def lose_store(arena: Arena, node: ClusterNode, *flags: str) -> None:
+    """Kill a node, and have it start without its store."""
+    arena.kill(node)
+    shutil.rmtree(node.data_dir / "store", ignore_errors=True)
+    node.start(wait=False, flags=flags)
 
 
 def come_back_stale(arena: Arena, node: ClusterNode) -> None:
