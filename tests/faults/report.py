@@ -18,7 +18,7 @@ from tests.faults.rounds import Round
 
 PAGE, TOTALS = "report.html", "report.json"
 
-WIDTH, LEFT, ROW, BAR = 1100, 150, 26, 18
+WIDTH, LEFT, ROW, BAR = 1100, 150, 19, 15
 """Of the picture, in pixels: all of it, the names at its left, a row, and what is drawn in one."""
 
 PLOT = 110
@@ -301,7 +301,7 @@ def picture(remains: Remains) -> str:
     scale = _Scale(remains.course.first_ns, remains.course.last_ns)
     parts: list[str] = []
     y = 4
-    for name in sorted({name for each in remains.rounds for name in each.names}):
+    for name in dict.fromkeys(name for each in remains.rounds for name in each.names):
         parts.append(_label(name, y))
         parts += [_fault(scale, each, name, y) for each in remains.rounds if name in each.names]
         y += ROW
@@ -323,7 +323,7 @@ def picture(remains: Remains) -> str:
 
 
 def _label(text: str, y: int) -> str:
-    return f'<text x="{LEFT - 8}" y="{y + BAR - 5}" text-anchor="end">{escape(text)}</text>'
+    return f'<text x="{LEFT - 8}" y="{y + BAR - 3}" text-anchor="end">{escape(text)}</text>'
 
 
 def _bar(scale: _Scale, first_ns: int, last_ns: int, y: int, color: str, title: str) -> str:
@@ -335,7 +335,8 @@ def _bar(scale: _Scale, first_ns: int, last_ns: int, y: int, color: str, title: 
 
 def _fault(scale: _Scale, each: Round, name: str, y: int) -> str:
     lasted_s = (each.healed_ns - each.injected_ns) / 1e9
-    title = f"{name}, {lasted_s:.1f} s: {'; '.join(each.said)}"
+    said = dict(zip(each.names, each.said, strict=False)).get(name, "it could not be injected")
+    title = f"{name}, {lasted_s:.1f} s: {said}"
     return _bar(scale, each.injected_ns, each.healed_ns, y, "#7a4b94", title)
 
 

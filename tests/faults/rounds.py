@@ -25,7 +25,7 @@ LATE_S = 30.0
 
 AGAIN_S = 0.05
 
-LOSING = {"lose-store", "failpoint"}
+LOSING = {"lose-store", "failpoint", "snapshot-cut"}
 """Faults that take stores away, always or now and then."""
 
 Say = Callable[[str], None]
@@ -125,7 +125,8 @@ class Nemesis:
         if not this.broken:
             self._wait_until_well(this)
             self._lives.losing = False
-            time.sleep(self._draw.uniform(*BETWEEN_S))
+            pause_s = self._draw.uniform(*BETWEEN_S)
+            time.sleep(pause_s if self._hold_s is None else min(pause_s, max(self._hold_s, BETWEEN_S[0])))
         return this
 
     def _hold(self, kind: type[Fault]) -> float:
