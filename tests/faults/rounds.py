@@ -23,7 +23,11 @@ BETWEEN_S = (0.5, 2.0)
 LATE_S = 30.0
 """How long after its time a cluster is still waited for: to say how late it was, and to go on."""
 
+LEAST_S = 2.0
+"""How long it may take at least until all is seen to be well: each of the nodes is asked several things."""
+
 AGAIN_S = 0.05
+RESTART_S = 0.2
 
 LOSING = {"lose-store", "failpoint", "snapshot-cut"}
 """Faults that take stores away, always or now and then."""
@@ -145,18 +149,30 @@ class Nemesis:
             threading.Thread(target=self._write, args=(probe, this), name=f"probe of {probe.node}", daemon=True)
             for probe in self._probes
         ]
-        for thread in threads:
+        done = threading.Event()
+        restarts = threading.Thread(target=self._restart, args=(done,), name="restarts", daemon=True)
+        for thread in (*threads, restarts):
             thread.start()
-        for thread in threads:
-            thread.join()
         try:
-            self._arena.wait_until_well(max(AGAIN_S, this.settles_s + LATE_S - _since(this.healed_ns)))
+            for thread in threads:
+                thread.join()
+            self._arena.wait_until_well(max(LEAST_S, this.settles_s + LATE_S - _since(this.healed_ns)))
             this.well_s = _since(this.healed_ns)
         except Unavailable as error:
             this.why_not_well = str(error)
+        finally:
+            done.set()
+            restarts.join()
         wrote = ", ".join("never" if each is None else f"{each:.1f} s" for each in this.writes_s.values())
         well = f"not well: {this.why_not_well}" if this.well_s is None else f"well after {this.well_s:.1f} s"
         self._say(f"  healed; the first writes after {wrote}; {well}")
+
+    def _restart(self, done: threading.Event) -> None:
+        """Start nodes that end after all: one may have been about to, because of the fault, when it was healed."""
+        while not done.wait(RESTART_S):
+            for node in self._arena.nodes:
+                if not node.running:
+                    self._arena.revive(node)
 
     def _write(self, probe: Client, this: Round) -> None:
         """Write at one node until it takes it."""
