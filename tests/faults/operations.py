@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -101,6 +102,7 @@ class History:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._operations: list[Operation] = []
+        self._counts: Counter[Outcome] = Counter()
         self._file = path.open("w") if path is not None else None
 
     def number(self) -> int:
@@ -112,6 +114,7 @@ class History:
         """Take down what has come to its end."""
         with self._lock:
             self._operations.append(operation)
+            self._counts[operation.outcome] += 1
             if self._file is not None:
                 self._file.write(json.dumps(asdict(operation)) + "\n")
         return operation
@@ -121,6 +124,11 @@ class History:
         with self._lock:
             found = [each for each in self._operations if not workload or each.workload == workload]
         return sorted(found, key=lambda each: each.invoked_ns)
+
+    def counts(self) -> Counter[Outcome]:
+        """How many there are of each outcome."""
+        with self._lock:
+            return Counter(self._counts)
 
     def close(self) -> None:
         """Nothing more is noted."""

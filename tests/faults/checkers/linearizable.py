@@ -135,8 +135,11 @@ def _objects(operations: Sequence[Operation]) -> Iterator[tuple[list[str], list[
     for each in operations:
         for key in {together[key] for key in named(each)}:
             mine[key].append(each)
+    members: dict[str, list[str]] = {key: [] for key in mine}
+    for key, first in together.items():
+        members[first].append(key)
     for key, those in sorted(mine.items()):
-        yield sorted(other for other, first in together.items() if first == key), those
+        yield sorted(members[key]), those
 
 
 def _together(keys: Iterable[str], groups: Iterable[set[str]]) -> dict[str, str]:
@@ -191,8 +194,9 @@ def _step(operation: Operation, places: dict[str, int]) -> _Step | None:
     if not operation.writes:
         if operation.outcome is not Outcome.OK or operation.mode != "linearizable":
             return None
-        shown = seen(operation)
-        guard = shown if operation.kind is Kind.READ else {key: shown.get(key) for key in places}
+        # A read of all is in the history of each object: nothing here may take as long as it has keys.
+        read_all = operation.kind is Kind.READ_ALL
+        guard = {key: operation.result.get(key) for key in places} if read_all else seen(operation)
     elif operation.outcome is Outcome.REFUSED:
         return None
     elif operation.outcome is Outcome.UNKNOWN:
