@@ -5,7 +5,8 @@ What kazoo does that matters here (read in its source, 2.11.0, and measured):
 - A listener runs on the connection's thread and must not block: here it only enqueues.
 - LOST is reported only after a reconnect; SUSPENDED is when to stop trusting the session.
 - A request made without a connection is queued, and sent whenever there is one again: so none is made then.
-- A synchronous request waits for ever: so all are asynchronous, with a time limit.
+- A synchronous request waits for ever: so all are asynchronous, with a time limit. When one runs out, the
+  connection is given up: kazoo keeps it as long as anything comes, be it a byte a second.
 - ``connection_retry`` given as a dict replaces the whole policy, and its default is one try: so it says for
   ever, with less than a second in between (``max_delay`` plus jitter).
 """
@@ -15,9 +16,11 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -286,6 +289,8 @@ class ZooKeeperSession:
         try:
             return pending.get(timeout=self._call_timeout_s)
         except _NO_ANSWER as error:
+            if isinstance(error, KazooTimeoutError):
+                self._give_connection_up()
             raise Unavailable(f"ZooKeeper at {self._hosts} did not answer: {error!r}") from error
 
     def run(self, effect: do.Effect, work: Callable[[], ev.Event | None]) -> None:
@@ -329,6 +334,17 @@ class ZooKeeperSession:
 
         pending.rawlink(done)
 
+    def _give_connection_up(self) -> None:
+        """Have kazoo connect anew, to the next server: a request got no answer in its time.
+
+        kazoo takes a connection for a good one as long as pings are answered on it, or single bytes come. But a
+        server may do no more than that (ZOOKEEPER-4537, say), and then this node would lead on without a log.
+        """
+        connection = self.client._connection._socket  # noqa: SLF001 - there is no other way (2.11.0)
+        if self.client.connected and connection is not None:
+            with suppress(OSError):  # it has just ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _enqueue(self, job: Callable[[], None]) -> None:
         try:
             self._jobs.put_nowait(job)
@@ -348,6 +364,7 @@ class ZooKeeperSession:
             for number, (deadline, unanswered) in list(self._deadlines.items()):
                 if deadline <= now and self._deadlines.pop(number, None) is not None:
                     unanswered()
+                    self._give_connection_up()
             self._watch_connection(now)
         self._lookout.end()
 

@@ -23,7 +23,7 @@ from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from tests.cluster.conftest import end, new_cluster
 from tests.cluster.history import History, Writers
 from tests.cluster.keys import get, put
-from tests.faults.conftest import BRISK_S, Brisk
+from tests.faults.conftest import Brisk
 from tests.faults.rules import STALLED, Door, Rules, Way
 from tests.faults.servers import another_leads, expire, server_of, session_of, zookeeper
 
@@ -267,9 +267,23 @@ def depose(cluster: Cluster, node: ClusterNode) -> None:
 
 SILENT = {
     "nothing comes back": Rules(door=Door.SILENT, to_client=STALLED),
-    "it drips": Rules(to_client=Way(bytes_per_s=1)),
+    "nothing goes there": Rules(door=Door.SILENT, to_server=STALLED),
     "half open": Rules(door=Door.SILENT),
 }
+
+
+def test_a_leader_whose_server_hardly_answers_goes_to_another_one(brisk: Cluster, brisk_stand: Brisk, key: str):
+    """F19b: a byte a second is no answer, although kazoo takes it for one; the other servers are as they were."""
+    history, old = History(brisk), brisk.wait_until_settled()
+    slow = brisk_stand.slow_down(old, Rules(to_client=Way(bytes_per_s=1)))
+
+    assert wait_until(lambda: slow not in brisk_stand.in_use(old), WAIT_S), "it stays where it is"
+    for node in brisk.nodes:
+        assert wait_until(lambda node=node: history.write(node).outcome == "committed", WAIT_S), brisk.describe()
+    brisk.wait_until_settled()
+    brisk.wait_for_agreement()
+    assert slow not in brisk_stand.in_use(old)
+    history.check()
 
 
 @pytest.mark.parametrize("how", SILENT)
@@ -286,7 +300,7 @@ def test_a_leader_that_hears_nothing_of_zookeeper_is_replaced(
     revision = put(successor, key, "new", ack="log")
     read = get(old, key, linearizable="true", timeout_ms=300)
     assert read.status == 503 or read.body["revision"] >= revision
-    assert wait_until(lambda: not old.status()["is_leader"], BRISK_S)
+    assert wait_until(lambda: not old.status()["is_leader"], WAIT_S)
     brisk_stand.heal()
 
     assert wait_until(lambda: history.write(old).outcome == "committed", WAIT_S), brisk.describe()
