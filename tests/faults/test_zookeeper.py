@@ -390,16 +390,17 @@ def test_a_node_that_zookeeper_refuses_says_what_and_goes_on_once_it_may(
 
 
 @contextmanager
-def slow_disks(keeper: ProcessKeeper, ensemble: LocalEnsemble, delay_s: float) -> Iterator[None]:
-    """Each server's fdatasync takes so much longer."""
+def troubled_disks(keeper: ProcessKeeper, servers: list[LocalServer], trouble: str) -> Iterator[None]:
+    """What becomes of each fdatasync and fsync of these servers, in strace's words."""
     if shutil.which("strace") is None:
         pytest.skip("there is no strace here: apt-get install strace")
-    inject = f"inject=fdatasync,fsync:delay_enter={delay_s * 1_000_000:.0f}"
-    tracers = []
+    calls, tracers = "fdatasync,fsync", []
     try:
-        for server in ensemble.servers:
+        for server in servers:
             log = server.log.with_suffix(".strace")
-            argv = ["strace", "-f", "-e", "trace=fdatasync,fsync", "-e", inject, "-p", str(server.pid)]
+            log.unlink(missing_ok=True)
+            inject = f"inject={calls}:{trouble}"
+            argv = ["strace", "-f", "-e", f"trace={calls}", "-e", inject, "-p", str(server.pid)]
             tracers.append(tracer := keeper.start(argv, name="strace", log=log))
             assert wait_until(
                 lambda tracer=tracer, log=log: "attached" in log.read_text() or not tracer.running, WAIT_S
@@ -417,7 +418,7 @@ def test_slow_disks_of_zookeeper_make_writes_slow_and_nothing_else(
 ):
     """F19j: each fdatasync takes 0.15 s longer on all servers: no write fails, reads are as quick as ever."""
     history, epoch = History(standing), leader.status()["epoch"]
-    with slow_disks(keeper, fragile_ensemble, 0.15):
+    with troubled_disks(keeper, fragile_ensemble.servers, "delay_enter=150000"):
         begun_at = time.monotonic()
         for node in standing.nodes * 2:
             assert history.write(node).outcome == "committed"
@@ -430,6 +431,24 @@ def test_slow_disks_of_zookeeper_make_writes_slow_and_nothing_else(
 
     assert took_s > 6 * 0.15 > reads_s
     assert leader.status()["epoch"] == epoch
+
+
+def test_a_full_disk_of_a_server_of_zookeeper_holds_nobody_up(
+    fragile_ensemble: LocalEnsemble, keeper: ProcessKeeper, standing: Cluster
+):
+    """F19j: one that follows can write no more; the others are a quorum, and nodes that were there go elsewhere."""
+    history = History(standing)
+    full = next(server for server in fragile_ensemble.servers if server.mode() == "follower")
+    with Writers(history, standing.nodes, threads=2, once=3):
+        with troubled_disks(keeper, [full], "error=ENOSPC"):
+            goes_on(history)
+            goes_on(history)
+        full.kill()
+        full.start()
+        goes_on(history)
+    standing.wait_for_agreement()
+    history.repeat()
+    history.check()
 
 
 class NarrowEnsemble(LocalEnsemble):
