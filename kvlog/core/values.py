@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 from kvlog.core.entry import Leader
 
@@ -72,7 +71,8 @@ class Holding(StrEnum):
     INSTALLING = "installing"  # it is empty or behind the log, and waits for a snapshot
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
     """What a store held behind the entry of this index and hash: its digest, with how that is made before it."""
 
     index: int

@@ -55,7 +55,7 @@ class SegmentData(msgspec.Struct, frozen=True):
     log_bytes: int
 
 
-class ReplicaData(msgspec.Struct, frozen=True):
+class ReplicaData(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a replica's znode holds: see values.Replica."""
 
     address: str

@@ -294,7 +294,7 @@ def test_a_mark_of_a_node_that_publishes_no_checkpoints_is_one(zookeeper_world: 
     assert node.replicas()[0].checkpoints == ()
     node.publish(dataclasses.replace(mark, checkpoints=(Checkpoint(3, "a", "1.b"),)))
     data, _ = node.client.get(f"{node.layout.replicas}/n1")
-    assert data == earlier.replace(b"}", b',"checkpoints":[[3,"a","1.b"]]}')
+    assert data == earlier.replace(b"}", b',"checkpoints":[{"index":3,"hash":"a","digest":"1.b"}]}')
 
 
 def test_a_log_that_was_made_without_replicas_gets_them(zookeeper_world: ZooKeeperWorld):

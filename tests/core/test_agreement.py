@@ -80,7 +80,9 @@ def test_what_cannot_be_compared_is_not():
     [made] = mark("n3", at(5)).checkpoints
     stale = mark("n2", at(5), holding=Holding.STALE)
     elsewhere = mark("n2", msgspec.structs.replace(at(5), hash="another log"))
-    otherwise = dataclasses.replace(stale, holding=Holding.WHOLE, checkpoints=(made._replace(digest="0.good"),))
+    otherwise = dataclasses.replace(
+        stale, holding=Holding.WHOLE, checkpoints=(dataclasses.replace(made, digest="0.good"),)
+    )
     for other in (stale, elsewhere, otherwise):
         assert compared(at(5, "bad"), other, dataclasses.replace(other, node_id="n3")) == []
 

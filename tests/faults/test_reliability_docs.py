@@ -52,7 +52,9 @@ def rows() -> list[list[str]]:
 def functions(path: str) -> frozenset[str]:
     """What a module of the tests defines."""
     return frozenset(
-        node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node.name
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
 
 
