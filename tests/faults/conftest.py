@@ -69,7 +69,7 @@ class Brisk(Stand):
         for node in cluster.nodes:
             ports = free_ports(len(self._ensemble.servers))
             proxies = [
-                self._network.proxy(server.client_port, port=port, talk=ZooKeeperTalk)
+                self._network.proxy(port=port, to_port=server.client_port, talk=ZooKeeperTalk)
                 for server, port in zip(self._ensemble.servers, ports, strict=True)
             ]
             self._proxies[node.address] = proxies
