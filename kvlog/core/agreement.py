@@ -47,10 +47,6 @@ class Agreement:
         while len(self._own) > CHECKPOINTS_MAX:
             del self._own[min(self._own)]
 
-    def installed(self) -> None:
-        """Another store has taken the store's place."""
-        self._own.clear()
-
     def published(self, durable: Position) -> tuple[Checkpoint, ...]:
         """What the mark of a store says of its contents: behind the last checkpoints, and where it is durable."""
         found = {each.index: each for each in checkpoint(durable)}

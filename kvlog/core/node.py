@@ -274,8 +274,6 @@ class Node(Conduct):
         position = event.position
         installed = self.installing.installed(self._now)
         self.cursor.applied(position)
-        if installed:
-            self.agreement.installed()
         self.agreement.applied(position)
         self.arrivals.applied(position.applied_index, self._wall_ms)
         self.leadership.writer.applied(position.applied_index)

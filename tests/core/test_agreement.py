@@ -68,6 +68,7 @@ def test_who_agrees_with_a_majority_says_who_does_not_and_goes_on():
         (mark("n2", at(5)), mark("n3", at(5, "worse"))),  # everybody against everybody
         (mark("n2", at(5)), mark("n3", at(7)), mark("n4", at(8))),  # the others are elsewhere
         (mark("n2", at(5)), mark("n3", at(5)), mark("n4", at(5, "bad")), mark("n5", at(5, "bad"))),
+        (mark("n2", at(5)), mark("n3", at(5)), mark("n4", at(6)), mark("n5", at(6))),  # who knows what they hold
     ],
 )
 def test_without_a_majority_nobody_ends(marks: tuple[Replica, ...]):
@@ -137,16 +138,6 @@ def test_a_transaction_of_the_store_ends_at_a_checkpoint(monkeypatch: pytest.Mon
 
     assert ends == [9, 19, 29]
     assert [entries_to_checkpoint(index) for index in (0, 9, 10)] == [10, 1, 10]
-
-
-def test_a_store_that_takes_another_ones_place_begins_anew():
-    """What the former one held is nobody's any more."""
-    own = Agreement("n1")
-    own.applied(at(9, "bad"))
-    own.installed()
-    own.applied(at(15))
-
-    assert own.compare((mark("n2", at(9)), mark("n3", at(9))), at(15)) == []
 
 
 def test_what_is_remembered_is_bounded():
