@@ -292,6 +292,30 @@ def test_a_leader_whose_port_is_closed_to_its_peers_is_replaced_once(
     assert successor.direct.status()["epoch"] == epoch
 
 
+def test_a_leader_that_no_peer_reaches_stays_and_writes_through_others_end_in_time(
+    proxied: Cluster, proxied_stand: Proxied, key: str
+):
+    """F36: it may be alive, and it is: who asks it directly is served; nobody else's write hangs, or is done twice."""
+    history, leader = History(proxied), proxied_stand.of(proxied.wait_until_settled())
+    epoch = leader.direct.status()["epoch"]
+    leader.proxy.set(BLACKHOLE)
+    began = time.monotonic()
+    noted = [history.write(node.direct, timeout_s=1.5) for node in proxied_stand.others(leader)]
+    took_s = time.monotonic() - began
+    put(leader.direct, key, "directly")
+    told = get(proxied_stand.others(leader)[0].direct, key, linearizable="true", timeout_ms=3_000)
+    leader.proxy.heal()
+    proxied.wait_until_settled()
+    assert history.write(proxied_stand.others(leader)[0]).outcome == "committed"
+    proxied.wait_for_agreement()
+    history.check()
+
+    assert {each.outcome for each in noted} <= {"refused", "unknown"}
+    assert took_s < 2 * (1.5 + 1.0)
+    assert told.body["value"] == "directly"
+    assert leader.direct.status()["epoch"] == epoch
+
+
 def test_a_follower_without_zookeeper_shows_what_it_has_and_says_how_old_that_is(
     brisk: Cluster, brisk_stand: Brisk, key: str
 ):
