@@ -18,7 +18,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.server import Server
 from granian.server.common import AbstractServer
 
-from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
+from kvlog.errors import ClientGone, InvariantViolation, SettingsError, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
     PROBLEM,
@@ -55,6 +55,9 @@ like any other. So it is far more than there are threads."""
 OTHER_DESCRIPTORS = 1_024
 """What a node needs besides its clients' connections: those to its peers and to ZooKeeper, files, pipes."""
 
+DESCRIPTORS_MIN = 256
+"""With fewer, a node could not do with half of them what it has to do besides serving clients."""
+
 BODY_BYTES_BEFORE = 64 * 1024
 """A body of up to this length is read before a thread is taken, so that a slow client holds none."""
 
@@ -63,10 +66,18 @@ def allow_connections() -> int:
     """Raise the limit of this process's descriptors as far as may be; returns for how many connections it is good.
 
     A connection for which there is no descriptor could not even be refused.
+
+    Raises:
+        SettingsError: it may not be raised far enough.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS_MAX + OTHER_DESCRIPTORS
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed < DESCRIPTORS_MIN:
+        raise SettingsError(
+            f"this process may have {allowed} open files and connections, and a node needs {DESCRIPTORS_MIN}, "
+            f"better {wanted}: raise the limit (ulimit -Hn {wanted}), and start it again"
+        )
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return min(CONNECTIONS_MAX, max(allowed // 2, allowed - OTHER_DESCRIPTORS))

@@ -460,6 +460,17 @@ def _answers(node: ZooKeeperNode) -> bool:
     return isinstance(found, ev.TailRead) and found.tail_index in (0, 1)
 
 
+def test_a_refusal_that_goes_on_is_not_said_each_time(zookeeper_world: ZooKeeperWorld):
+    """What is refused is tried again and again: the log of a node is not filled with that."""
+    node = zookeeper_world.node("n1")
+    node.client.set_acls(node.layout.election, [make_acl("world", "anyone", read=True, admin=True)])
+    for _ in range(20):
+        node.election.enrol(do.Enrol())
+        node.events.wait(ev.Failed)
+
+    assert node.said == ["ZooKeeper refused Enrol: NoAuthError()"] * 3
+
+
 def test_a_log_of_another_format_is_refused(zookeeper_world: ZooKeeperWorld, ensemble: LocalEnsemble):
     """A newer kvlog's log is not touched: the process ends with code 4."""
     client = KazooClient(hosts=ensemble.hosts)

@@ -91,6 +91,16 @@ class Brisk(Stand):
         for proxy in self._proxies[node.address]:
             proxy.abandon()
 
+    def in_use(self, node: ClusterNode) -> list[Proxy]:
+        """The proxies through which a node is connected."""
+        return [proxy for proxy in self._proxies[node.address] if proxy.clients]
+
+    def slow_down(self, node: ClusterNode, rules: Rules) -> Proxy:
+        """What becomes of what goes between a node and the server that it is connected to; returns its proxy."""
+        (proxy,) = self.in_use(node)
+        proxy.set(rules)
+        return proxy
+
     def heal(self) -> None:
         """Everything passes."""
         for proxy in self._all():

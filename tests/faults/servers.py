@@ -52,11 +52,11 @@ def session_of(client: KazooClient, cluster: Cluster, node: ClusterNode) -> int:
     return 0 if stat is None else stat.ephemeralOwner
 
 
-def server_of(ensemble: LocalEnsemble, cluster: Cluster, node: ClusterNode) -> LocalServer:
-    """The server that a node is connected to."""
+def server_of(ensemble: LocalEnsemble, cluster: Cluster, node: ClusterNode) -> LocalServer | None:
+    """The server that a node is connected to; None if there is none."""
     with zookeeper(ensemble.hosts) as client:
         mark = f"sid={session_of(client, cluster, node):#x},"
-    return next(server for server in ensemble.servers if server.mode() and mark in ask(server, "cons"))
+    return next((server for server in ensemble.servers if server.mode() and mark in ask(server, "cons")), None)
 
 
 def expire(cluster: Cluster, node: ClusterNode) -> int:

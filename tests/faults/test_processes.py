@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import socket
@@ -15,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
-import pytest
 from kazoo.client import KazooClient
 
 from kvlog.cluster import Answer, Cluster, ClusterNode
@@ -27,6 +25,7 @@ from tests.cluster.keys import get, put
 from tests.faults.servers import another_leads, count_of_sessions, session_of, zookeeper
 
 WAIT_S = 20.0
+JSON = {"Accept": "application/json"}
 
 
 def arm(node: ClusterNode, spec: str) -> None:
@@ -92,7 +91,7 @@ def kept_connections(node: ClusterNode, count: int) -> Iterator[list[HTTPConnect
 
 
 def test_no_read_of_a_leader_that_was_stopped_is_old(brisk: Cluster, key: str):
-    """F6: linearizable reads that wait for it when it goes on, and those that hammer it then, show what others did.
+    """F6: linearizable reads that wait for it, and those that hammer it when it goes on, show what others did.
 
     Twice as long as its session, and just a bit longer: whether it has noticed or not makes no difference.
     """
@@ -104,10 +103,10 @@ def test_no_read_of_a_leader_that_was_stopped_is_old(brisk: Cluster, key: str):
             old.pause()
             try:
                 for connection in connections[:8]:
-                    connection.request("GET", target)  # it may be answered with the state at any time since
+                    connection.request("GET", target, headers=JSON)  # what comes of it is of any time since
                 revision = put(another_leads(brisk, old), key, "new", ack="log")
                 for connection in connections[8:]:
-                    connection.request("GET", target)
+                    connection.request("GET", target, headers=JSON)
                 time.sleep(beyond_s)
             finally:
                 old.resume()
@@ -193,7 +192,7 @@ def limited(node: ClusterNode, what: int, more: int) -> Iterator[None]:
     """The node's worker gets this much more of a resource than it has now, and not more (setrlimit(2))."""
     worker = worker_of(node)
     if what == resource.RLIMIT_NOFILE:
-        used = len(os.listdir(f"/proc/{worker}/fd"))
+        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
     else:
         size = next(line for line in Path(f"/proc/{worker}/status").read_text().splitlines() if "VmSize" in line)
         used = int(size.split()[1]) * 1024
@@ -204,3 +203,85 @@ def limited(node: ClusterNode, what: int, more: int) -> Iterator[None]:
     finally:
         if node.running:
             resource.prlimit(worker, what, (soft, hard))
+
+
+def test_a_leader_without_descriptors_is_replaced_and_comes_back(brisk: Cluster, key: str):
+    """F13: it has none left for a while, for clients, peers or ZooKeeper. The others go on; it is never old."""
+    history, old = History(brisk), brisk.wait_until_settled()
+    put(old, key, "old")
+    with limited(old, resource.RLIMIT_NOFILE, 0), ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", old.port), timeout=WAIT_S))
+        revision = put(another_leads(brisk, old), key, "new", ack="log")
+        for _ in range(5):
+            try:
+                answer = get(old, key, linearizable="true", timeout_ms=300)
+            except Unavailable:
+                continue
+            assert answer.status == 503 or answer.body["revision"] >= revision, answer
+    if not old.running:
+        assert old.child.wait(WAIT_S) == 6, old.child.log_tail()
+        old.start(wait=False)
+
+    assert wait_until(lambda: history.write(old).outcome == "committed", WAIT_S), brisk.describe()
+    brisk.wait_for_agreement()
+    history.check()
+
+
+def test_a_node_without_memory_ends_and_loses_nothing(standing: Cluster, leader: ClusterNode):
+    """F13: exit code 6 and a sentence that says so, or 5 if it was the store; nothing acknowledged is lost."""
+    history = History(standing)
+    others = [node for node in standing.nodes if node is not leader]
+    with limited(leader, resource.RLIMIT_AS, 2**20), Writers(history, standing.nodes, threads=16):
+        assert wait_until(lambda: not leader.running, WAIT_S), "it does without"
+        goes_on(history)
+    assert leader.child.wait(WAIT_S) in (5, 6), leader.child.log_tail()
+    assert "start this node again" in leader.child.log_tail(1)
+    assert history.write(others[0]).outcome == "committed"
+    leader.start()
+    standing.wait_for_agreement()
+    history.check()
+
+
+def goes_on(history: History) -> None:
+    """Ten more writes are committed."""
+    before = history.count("committed")
+    assert wait_until(lambda: history.count("committed") >= before + 10, WAIT_S), "writes do not go on"
+
+
+def test_a_node_that_may_have_too_few_descriptors_does_not_start(standing: Cluster, follower: ClusterNode):
+    """F13: exit code 2 and how many it needs, rather than failing later, when clients come."""
+    follower.kill()
+    command = standing.command
+    standing.command = lambda number: ["prlimit", "--nofile=64:64", *command(number)]
+    try:
+        follower.start(wait=False)
+        assert follower.child.wait(WAIT_S) == 2
+    finally:
+        standing.command = command
+
+    assert "may have 64 open files and connections, and a node needs 256" in follower.child.log_tail(1)
+
+
+def test_the_largest_requests_cost_no_session(standing: Cluster, leader: ClusterNode, key: str):
+    """F14: useless bodies of two megabytes, and transactions of a thousand keys, eight of them at a time."""
+    thousand = [{"op": "put", "key": f"{key}/{number}", "value": "v" * 300} for number in range(1_000)]
+    requests = [
+        (400, "/v1/txn", b"[" * (2 * 2**20)),
+        (400, "/v1/batch", b'{"op":"put","key":"' + b"\\u00e4" * 300_000),
+        (200, "/v1/txn", json.dumps({"then": thousand}).encode()),
+    ]
+    before = epoch(standing)
+    with zookeeper(standing.hosts) as client:
+        session = session_of(client, standing, leader)
+
+        def send(number: int) -> tuple[int, int]:
+            expected, path, body = requests[number % len(requests)]
+            return expected, leader.request("POST", path, body=body, timeout_s=WAIT_S).status
+
+        with ThreadPoolExecutor(8) as pool:
+            for expected, status in pool.map(send, range(24)):
+                assert status == expected
+
+        assert session_of(client, standing, leader) == session
+    assert epoch(standing) == before
