@@ -1,8 +1,7 @@
-"""F43, F44: wall clocks that jump, and monotonic clocks that are apart: nothing but what people read comes of it."""
+"""F43, F44: wall clocks that jump, and monotonic clocks that are apart: only what people read is odd."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -67,7 +66,7 @@ def make_leader(cluster: Cluster, wanted: ClusterNode) -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_clocks_that_jump_or_are_apart_break_no_promise(odd: Cluster, number: int, key: str):
-    """F43, F44: led by that node, and then by another one: writes, linearizable reads, and a lease's whole time."""
+    """F43, F44: led by that node, then by another one: writes, linearizable reads, a lease's whole time."""
     history, leader = History(odd), odd.nodes[number]
     make_leader(odd, leader)
     with Writers(history, odd.nodes, threads=1, once=1):

@@ -170,7 +170,7 @@ def test_a_push_that_is_not_the_next_entries_changes_nothing(
 def test_pushes_that_come_twice_late_again_and_in_another_order_change_nothing(
     proxied: Cluster, proxied_stand: Proxied
 ):
-    """F34: each second one twice, each third one replayed, each fourth overtaken: what is in the log is applied."""
+    """F34: each second one twice, each third one replayed, each fourth overtaken: the log is applied."""
     history = History(proxied)
     with Writers(history, proxied.nodes, threads=2, once=1):
         for node in proxied_stand.nodes:
@@ -207,7 +207,7 @@ def test_a_replica_whose_pushes_come_much_too_late_has_everything_from_the_log(
 def test_a_follower_that_stands_still_holds_nobody_up(
     standing: Cluster, leader: ClusterNode, follower: ClusterNode, key: str
 ):
-    """F35: SIGSTOP: one write waits for it, for a second at most; the others do not, and it comes back by itself."""
+    """F35: SIGSTOP: one write waits for it, for a second at most; the others do not; it comes back by itself."""
     put(leader, key, "before")
     follower.pause()
     try:
@@ -273,7 +273,7 @@ def test_a_follower_that_no_peer_reaches_works_from_the_log(proxied: Cluster, pr
 def test_a_leader_whose_port_is_closed_to_its_peers_is_replaced_once(
     proxied: Cluster, proxied_stand: Proxied, key: str
 ):
-    """F36: for who probes it, its process is gone; it is not, and what it has appended meanwhile is there or not."""
+    """F36: for who probes it, its process is gone; it is not; what it appended meanwhile is there or not."""
     history, old = History(proxied), proxied_stand.of(proxied.wait_until_settled())
     others = proxied_stand.others(old)
     with Writers(history, others, threads=1, once=1):
@@ -295,7 +295,7 @@ def test_a_leader_whose_port_is_closed_to_its_peers_is_replaced_once(
 def test_a_leader_that_no_peer_reaches_stays_and_writes_through_others_end_in_time(
     proxied: Cluster, proxied_stand: Proxied, key: str
 ):
-    """F36: it may be alive, and it is: who asks it directly is served; nobody else's write hangs, or is done twice."""
+    """F36: it is alive, and serves who asks it directly; nobody else's write hangs, or is done twice."""
     history, leader = History(proxied), proxied_stand.of(proxied.wait_until_settled())
     epoch = leader.direct.status()["epoch"]
     leader.proxy.set(BLACKHOLE)
@@ -345,7 +345,7 @@ def test_a_follower_without_zookeeper_shows_what_it_has_and_says_how_old_that_is
 def test_twenty_who_copy_at_once_get_a_whole_copy_or_are_told_to_come_again(
     standing: Cluster, leader: ClusterNode, follower: ClusterNode, key: str
 ):
-    """F40: under writes: each copy is one state of the store, no more than two at a time, and nobody else waits."""
+    """F40: under writes: each copy is one state of the store, two at a time at most; nobody else waits."""
     stopped = threading.Event()
 
     def copy(_: int) -> tuple[int, int]:

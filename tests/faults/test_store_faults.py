@@ -44,7 +44,7 @@ def durable_index(leader: ClusterNode, node: ClusterNode) -> int:
 def test_what_a_power_cut_takes_back_is_replayed_and_was_never_promised(
     standing: Cluster, leader: ClusterNode, follower: ClusterNode, key: str
 ):
-    """F22: kill -9, and the file as it was at the last mark: the node starts there, and replays what came later."""
+    """F22: kill -9, and the file as it was at the last mark: the node starts there and replays the rest."""
     put(leader, key, "durable")
     standing.wait_for_agreement()
     index = follower.status()["applied_index"]
@@ -102,7 +102,7 @@ def diverged(standing: Cluster, follower: ClusterNode, key: str) -> ClusterNode:
 def test_a_store_that_holds_what_others_do_not_is_found_and_copied_anew(
     standing: Cluster, leader: ClusterNode, diverged: ClusterNode, key: str
 ):
-    """F24: behind the same entry the digests differ, two against one: it ends with 5, and starts without its store."""
+    """F24: behind the same entry the digests differ, two against one: it ends with 5, then starts anew."""
     said = len(diverged.log.read_text())
     diverged.start(wait=False)
     assert diverged.child is not None
