@@ -158,7 +158,7 @@ class ZooKeeperElection:
 
     def _publish_mark(self, effect: do.PublishMark) -> ev.Event:
         mark, call, path = effect.mark, self._session.call, self._layout.replica(effect.mark.node_id)
-        data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding))
+        data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding, mark.checkpoints))
         version, self._mark_version = self._mark_version, None  # not known if there is no answer
         try:
             if version is None:
@@ -242,4 +242,4 @@ def _replica(node_id: str, data: bytes, version: int) -> Replica | None:
         held = msgspec.json.decode(data, type=ReplicaData)
     except msgspec.MsgspecError:
         return None
-    return Replica(node_id, held.address, held.durable_index, held.holding, version)
+    return Replica(node_id, held.address, held.durable_index, held.holding, version, held.checkpoints)

@@ -21,7 +21,7 @@ import msgspec
 
 from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
 from kvlog.core.machine import REQUEST_WINDOW
-from kvlog.core.values import Holding
+from kvlog.core.values import Checkpoint, Holding
 
 _CANDIDATE = re.compile(r"(?P<node_id>.+)_(?P<instance>[0-9a-f]+)_(?P<sequence>-?[0-9]{10})")
 _SEGMENT = re.compile(r"[0-9]{10}")
@@ -55,12 +55,13 @@ class SegmentData(msgspec.Struct, frozen=True):
     log_bytes: int
 
 
-class ReplicaData(msgspec.Struct, frozen=True):
+class ReplicaData(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a replica's znode holds: see values.Replica."""
 
     address: str
     durable_index: int
     holding: Holding
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 class MemberData(msgspec.Struct, frozen=True):
