@@ -440,7 +440,7 @@ def targets() -> Iterable[Target]:
         requests,
         (),
         (
-            b'/v1/kv/a%2Fb?ttl=5&ack=log\nIf-Match: "7", W/"8-json"\nIdempotency-Key: x\nContent-Type: a/b\n\nvalue',
+            b'/v1/kv/a%2Fb?ttl=5&ack=log\nIf-Match: "7",W/"8"\nIdempotency-Key: x\nContent-Type: a/b\n\nvalue',
             b'/update?timeout_ms=7\nContent-Length: 23\n\n{"key":"a","value":"b"}',
             b'/v1/txn\nContent-Type: application/json\nCookie: a=b\nCookie: c=d\n\n{"then":[]}',
             b"/v1/watch?prefix=a&from=3\nLast-Event-ID: 7\nTransfer-Encoding: chunked\n\n",
