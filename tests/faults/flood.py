@@ -12,16 +12,25 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kvlog.cluster import Cluster
+from kvlog.ensemble import LocalEnsemble
+from kvlog.processes import ProcessKeeper, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
 WAIT_S = 10.0
 VALUE = b"x" * 200_000
+OK, CREATED = HTTPStatus.OK, HTTPStatus.CREATED
 
 
 def _request(head: str, body: bytes = b"", *headers: str) -> bytes:
@@ -73,8 +82,7 @@ class Flood:
     """A flood, in a process of its own, from when it is entered until it is left.
 
     Attributes:
-        answered: how many answers (slow readers: pieces of them) and ends of connections it was given; known once it
-            is over.
+        answered: how many answers (slow readers: pieces of them) and ends of connections it was given, once over.
     """
 
     def __init__(self, port: int, kind: str, *, connections: int) -> None:
@@ -151,6 +159,91 @@ async def _flood(port: int, kind: str, connections: int) -> None:
     print(client.answered, flush=True)
 
 
+# --- the figures ----------------------------------------------------------------------------------------------
+
+CONNECTIONS = 256
+SECONDS = 20.0
+
+
+class Figures:
+    """What another client and the node's operator see for a time.
+
+    The client asks one thing after the other on one connection: a local read of a key, without Flask and with it.
+    """
+
+    def __init__(self, node: Any, key: str) -> None:
+        self.direct: list[float] = []
+        self.threaded: list[float] = []
+        self.failed = 0
+        self.resident_max = 0
+        self._node = node
+        self._key = key
+
+    def measure(self, seconds: float) -> None:
+        """Ask for so long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._ask(self.direct, {})
+            self._ask(self.threaded, {"Accept": "text/plain"})
+            self.resident_max = max(self.resident_max, resident_bytes(self._node))
+
+    def _ask(self, times: list[float], headers: dict[str, str]) -> None:
+        began = time.monotonic()
+        answer = self._node.request("GET", f"/v1/kv/{self._key}", headers=headers)
+        times.append(time.monotonic() - began)
+        self.failed += answer.status != OK
+
+    def row(self, name: str, lost: int, flooded: str) -> str:
+        """A line of the table."""
+        times = [
+            f"{percentile(each, 50):.1f} / {percentile(each, 99):.1f}" for each in (self.direct, self.threaded)
+        ]
+        reads = len(self.direct) + len(self.threaded)
+        memory = f"{self.resident_max / 2**20:.0f} MiB"
+        return (
+            f"| {name} | {flooded} | {' | '.join(times)} | {reads:,}, {self.failed} failed | {lost} | {memory} |"
+        )
+
+
+def percentile(times: list[float], share: int) -> float:
+    """In milliseconds."""
+    return 1_000 * sorted(times)[min(len(times) - 1, len(times) * share // 100)]
+
+
+def resident_bytes(node: Any) -> int:
+    """What the process that answers for a node has in memory of its own, without the store's file."""
+    (worker,) = Path(f"/proc/{node.child.pid}/task/{node.child.pid}/children").read_text().split()
+    return int(Path(f"/proc/{worker}/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+
+
+def main() -> None:
+    """Print the table of docs/reliability.md."""
+    with ProcessKeeper() as keeper, LocalEnsemble(keeper) as ensemble:
+        cluster = Cluster(keeper, ensemble.hosts, ports=free_ports(3), session_timeout_s=6)
+        cluster.start()
+        leader = cluster.wait_until_settled()
+        assert leader.request("PUT", "/v1/kv/figures", body=b"1").status == CREATED
+        print(
+            "| flood of the leader | answers to it per second | read p50 / p99, ms | through Flask | reads | ",
+            end="",
+        )
+        print("sessions lost | memory, at most |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        for kind in ("", *KINDS, ""):
+            before = [node.status()["epoch"] for node in cluster.nodes]
+            figures = Figures(leader, "figures")
+            with Flood(leader.port, kind, connections=CONNECTIONS) if kind else nullcontext() as flood:
+                figures.measure(SECONDS)
+            rate = f"{flood.answered / SECONDS:,.0f}" if flood is not None else ""
+            lost = sum(
+                a != b for a, b in zip(before, (node.status()["epoch"] for node in cluster.nodes), strict=True)
+            )
+            print(figures.row(kind or "none", lost, rate), flush=True)
+        cluster.stop()
+
+
 if __name__ == "__main__":
-    program, port, kind, connections = sys.argv
-    asyncio.run(_flood(int(port), kind, int(connections)))
+    if len(sys.argv) == 1:
+        main()
+    else:
+        _, given_port, given_kind, given_connections = sys.argv
+        asyncio.run(_flood(int(given_port), given_kind, int(given_connections)))

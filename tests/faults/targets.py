@@ -145,15 +145,11 @@ def znodes(data: bytes) -> object:
     for skip in skips_in(names):
         assert skip >= 0
     last_entry(1, names)
-    found = []
-    for read in (
-        log_data,
-        partial(log_bytes_before, 1),
-        *(
-            partial(msgspec.json.decode, type=kind)
-            for kind in (ClusterData, MemberData, ReplicaData, CandidateData)
-        ),
-    ):
+    found: list[object] = []
+    readers: list[Callable[[bytes], object]] = [log_data, partial(log_bytes_before, 1)]
+    kinds: tuple[type[msgspec.Struct], ...] = (ClusterData, MemberData, ReplicaData, CandidateData)
+    readers += [partial(msgspec.json.decode, type=kind) for kind in kinds]
+    for read in readers:
         try:
             found.append(read(data))
         except UNREADABLE:

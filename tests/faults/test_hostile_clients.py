@@ -22,7 +22,7 @@ import pytest
 from kvlog.cluster import Cluster, ClusterNode
 from kvlog.processes import wait_until
 
-from .flood import KINDS, Flood
+from .flood import KINDS, Flood, resident_bytes
 
 ANSWER_S = 10.0
 MEBIBYTE = 1024 * 1024
@@ -45,11 +45,6 @@ def worker_of(node: ClusterNode) -> Path:
     pid = node.child.pid
     (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return Path("/proc") / worker
-
-
-def resident_bytes(node: ClusterNode) -> int:
-    """What a node has in memory of its own, without the store's file."""
-    return int((worker_of(node) / "status").read_text().split("RssAnon:")[1].split()[0]) * 1024
 
 
 def descriptors(node: ClusterNode) -> int:
