@@ -41,7 +41,7 @@ APPENDS = (
             "tests/contract/test_log.py::test_an_append_without_its_fence_never_lands[memory]",
             "tests/contract/test_log.py::test_an_append_without_its_fence_never_lands[zookeeper]",
         ),
-        seed=1,
+        seed=231,
     ),
     Mutant(
         "fast-takeover-without-fence",
@@ -63,7 +63,6 @@ APPENDS = (
             ),
         ),
         (script("takeover_of_a_dead_predecessor"),),
-        seed=1,
     ),
     Mutant(
         "no-barrier",
@@ -103,7 +102,7 @@ APPENDS = (
             ),
         ),
         (core("writer::committed_is_said_once_the_entry_is_seen"), core("writer::a_fenced_append_is_refused")),
-        seed=1,
+        seed=7,
     ),
     Mutant(
         "append-again-when-unknown",
@@ -121,21 +120,21 @@ APPENDS = (
             ),
         ),
         (script("leader_loses_connection_and_finds_its_append"),),
-        seed=1,
+        seed=97,
     ),
     Mutant(
         "unknown-appends-are-forgotten",
         "appends go on behind one of unknown fate, and its writes are never answered",
         (Edit(CORE + "writer:Writer.lost", "self.unresolved.append(self.in_flight)\n", "\n"),),
         (core("writer::nothing_is_appended_behind_an_unknown_fate"),),
-        seed=1,
+        seed=28,
     ),
     Mutant(
         "stale-nodes-stand-for-election",
         "a node that lacks entries leads, and evaluates conditions against what it has",
         (Edit(CORE + "conduct:Conduct._electable", "whole and self._handover", "self._handover"),),
         (script("stale_start_skips_and_is_not_electable"),),
-        seed=1,
+        seed=170,
     ),
     Mutant(
         "the-living-are-removed",
@@ -155,7 +154,6 @@ APPENDS = (
         " back",
         (Edit(CORE + "node:Node._on_disconnected", "self._become(Input.DISCONNECTED)", ""),),
         (script("leader_loses_connection_and_finds_its_append"),),
-        seed=1,
     ),
 )
 
@@ -184,7 +182,7 @@ LOG = (
             ),
         ),
         (script("bad_entry_halts"), core("trimmed::what_comes_before_a_bad_entry_is_taken")),
-        seed=1,
+        seed=15,
     ),
     Mutant(
         "no-chain-check",
@@ -200,7 +198,6 @@ LOG = (
             core("cursor::an_entry_that_does_not_continue_the_log_is_refused"),
             core("cursor::an_entry_of_another_log_is_refused"),
         ),
-        seed=1,
     ),
     Mutant(
         "pushes-in-any-order",
@@ -220,21 +217,20 @@ LOG = (
             ),
         ),
         (core("cursor::an_entry_out_of_turn_is_left_alone"), script("follower_takes_pushes_in_order")),
-        seed=1,
+        seed=104,
     ),
     Mutant(
         "missing-at-the-first-look",
         "an entry that a lagging server does not show yet is taken for damage, and the node halts",
         (Edit(CORE + "cursor:Cursor.observe", " and self._missing_again", ""),),
         (core("cursor::an_entry_missing_behind_a_confirmed_tail_is_damage"),),
-        seed=1,
+        seed=16,
     ),
     Mutant(
         "missing-below-the-beginning",
         "an entry that is trimmed between two looks is taken for damage, and the node halts",
         (Edit(CORE + "cursor:Cursor.observe", "index >= self.first_index and self._missing", "self._missing"),),
         (core("cursor::an_entry_that_is_trimmed_between_two_looks_is_no_damage"),),
-        seed=1,
     ),
     Mutant(
         "another-clusters-log",
@@ -290,7 +286,6 @@ LOG = (
             ),
         ),
         (core("skipping::a_skip_with_nothing_good_behind_it_leaves_the_chain_as_it_was"),),
-        seed=1,
     ),
     Mutant(
         "watch-is-set-once",
@@ -334,7 +329,7 @@ READS = (
             core("reads::a_confirmation_that_was_asked_for_earlier_is_not_used"),
             script("linearizable_read_waits_for_its_confirmation"),
         ),
-        seed=1,
+        seed=5,
     ),
     Mutant(
         "unconfirmed-leader-read",
@@ -349,7 +344,8 @@ READS = (
             ),
         ),
         (script("leaders_linearizable_read_waits_for_its_confirmation"),),
-        seed=1,
+        seed=3,
+        long=True,
     ),
     Mutant(
         "reused-confirmation",
@@ -359,7 +355,7 @@ READS = (
             core("reads::a_confirmation_that_was_asked_for_earlier_is_not_used"),
             core("reads::a_confirmation_serves_none_that_came_after_it_was_asked_for"),
         ),
-        seed=1,
+        seed=34,
     ),
     Mutant(
         "confirmation-by-one-server",
@@ -384,7 +380,7 @@ READS = (
             Edit(CORE + "reads:Reads.ready", "if position.gaps:", "if position is None:"),
         ),
         (core("reads::a_stale_store_answers_none_of_them"),),
-        seed=1,
+        seed=40,
     ),
     Mutant(
         "hot-read-does-not-wait",
@@ -456,14 +452,13 @@ WRITES = (
             ),
         ),
         (core("repetition::a_repetition_after_a_change_of_leaders_is_answered_with_the_first_result"),),
-        seed=1,
+        seed=7,
     ),
     Mutant(
         "cancellation-is-ignored",
         "a write that was settled as never to happen is answered as if it had",
         (Edit(CORE + "writer:_repetition", "if known.cancelled:", "if known is None:"),),
         (core("repetition::settling_an_unknown_request_cancels_it_for_good"),),
-        seed=1,
     ),
     Mutant(
         "settling-does-not-look-first",
@@ -476,7 +471,7 @@ WRITES = (
             ),
         ),
         (core("repetition::settling_a_committed_request_says_where_it_is"),),
-        seed=1,
+        seed=60,
     ),
     Mutant(
         "answered-before-the-replicas",
@@ -587,7 +582,6 @@ LEASES = (
             Edit(CORE + "conduct:Conduct._become", "self.leadership.leases.clear()", ""),
         ),
         (core("leases::who_leads_again_gives_every_lease_its_whole_time"),),
-        seed=1,
     ),
     Mutant(
         "keep-alive-without-an-entry",
@@ -600,7 +594,6 @@ LEASES = (
             ),
         ),
         (script("lease_that_is_over_is_ended"),),
-        seed=1,
     ),
     Mutant(
         "keep-alive-is-not-heard",
@@ -613,7 +606,7 @@ LEASES = (
             ),
         ),
         (core("leadership::a_keep_alive_counts_although_the_log_is_full"),),
-        seed=1,
+        seed=11,
     ),
 )
 
@@ -645,7 +638,7 @@ RETENTION = (
             Edit(CORE + "retention:Retention.trim", "tuple(self._holders)", "()"),
         ),
         (core("retention::nothing_is_trimmed_that_a_majority_does_not_hold"),),
-        seed=1,
+        seed=2,
     ),
     Mutant(
         "minority-licenses-a-trim",
@@ -658,7 +651,7 @@ RETENTION = (
             ),
         ),
         (core("retention::what_a_majority_of_the_registered_holds"),),
-        seed=1,
+        seed=18,
     ),
     Mutant(
         "stale-replicas-count-as-holders",
@@ -717,7 +710,6 @@ COPIES = (
             ),
         ),
         (script("stale_store_is_filled_from_a_snapshot"),),
-        seed=1,
     ),
     Mutant(
         "stale-stores-are-copied",
@@ -742,7 +734,6 @@ COPIES = (
             ),
         ),
         (core("installing::the_state_is_not_lost_before_the_replicas_are_known"),),
-        seed=1,
     ),
     Mutant(
         "copy-without-its-checksum",
@@ -797,7 +788,7 @@ COPIES = (
         "a missed put takes the place of a later one",
         (Edit(CORE + "applying:fill_entry", "if latest <= revision:", "if latest >= 0:"),),
         (core("machine::a_missed_older_put_does_not_win"),),
-        seed=1,
+        seed=40,
     ),
     Mutant(
         "put-older-by-one-wins-when-filling",
@@ -810,7 +801,7 @@ COPIES = (
         "a missed put brings a key back that was deleted since",
         (Edit(CORE + "applying:_write_over_gaps", "transaction.bury(effect.key, revision)", "pass"),),
         (core("machine::a_missed_put_of_a_deleted_key_does_not_come_back"),),
-        seed=1,
+        seed=46,
     ),
     Mutant(
         "old-ids-stay-when-filling",
@@ -1139,7 +1130,7 @@ def table() -> str:
         lines += [f"### {title}", "", "| mutant | what goes wrong | caught by |", "| --- | --- | --- |"]
         for mutant in mutants:
             tests = [f"`{test.removeprefix('tests/')}`" for test in mutant.killed_by]
-            tests += ["`sim/`, short schedules"] if mutant.seed else []
+            tests += [f"`sim/`, {'long' if mutant.long else 'short'} schedules"] if mutant.seed else []
             lines.append(f"| `{mutant.name}` | {mutant.breaks} | {', '.join(tests)} |")
         lines.append("")
     return "\n".join(lines)

@@ -58,7 +58,8 @@ class Mutant:
         breaks: what goes wrong then, in a sentence.
         edits: how.
         killed_by: the tests that fail then, as pytest names them; all cases of a test, if it has no brackets.
-        seed: a short schedule of the simulator that shows it, if it is one of those which do; others follow it.
+        seed: a schedule of the simulator in which that shows, if it is to: others are tried behind it.
+        long: whether that takes a long schedule.
         patience_s: after how long a test that does not end counts as failed: some mutants go round in circles.
     """
 
@@ -67,6 +68,7 @@ class Mutant:
     edits: tuple[Edit, ...]
     killed_by: tuple[str, ...]
     seed: int = 0
+    long: bool = False
     patience_s: float = 30.0
 
 

@@ -44,8 +44,8 @@ PRELOADED = (
 IMPORTED = "Module already imported so cannot be rewritten"
 """What pytest warns of when others have been imported before it begins."""
 
-SCHEDULES = 600
-"""Short schedules of the simulator that are tried at most."""
+SCHEDULES = {False: 600, True: 60}
+"""Schedules of the simulator that are tried at most: short ones, and long ones."""
 
 GRACE_S = 60.0
 """How much longer than its patience a trial may take in all."""
@@ -194,11 +194,11 @@ def _run(mutant: Mutant, verdict: Verdict) -> None:
 
 
 def _first_broken(mutant: Mutant) -> str:
-    """The first short schedule, from that of the mutant on, in which the simulator notices something."""
+    """The first schedule, from that of the mutant on, in which the simulator notices something."""
     simulator = importlib.import_module("tests.sim.test_sim")  # with the mutant, and so not before
-    for seed in range(mutant.seed, mutant.seed + SCHEDULES):
+    for seed in range(mutant.seed, mutant.seed + SCHEDULES[mutant.long]):
         with bounded(mutant.patience_s):
-            said: list[str] = simulator.broken_promises(range(seed, seed + 1))
+            said: list[str] = simulator.broken_promises(range(seed, seed + 1), long_ones=mutant.long)
         if any(f": {kind} " in line for line in said for kind in (*BROKEN, "BadEntry")):
             return said[0]
     return ""
