@@ -87,16 +87,6 @@ def test_the_tail_is_right_whatever_came_and_went(zookeeper_world: ZooKeeperWorl
     assert (node.tail(), other.tail()) == (5, 5)
 
 
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("n1_abc_0000000007", ("n1", "abc", 7)),
-        ("a_b:80_0f_0000000000", ("a_b:80", "0f", 0)),
-        ("n1_abc_007", None),
-        ("n1__0000000007", None),
-        ("lock-0000000007", None),
-    ],
-)
 @pytest.mark.parametrize("how", ["with all that belongs to it", "for reads"])
 def test_a_confirmed_tail_has_passed_a_quorum(zookeeper_world: ZooKeeperWorld, how: str):
     """Each time: it stands behind a transaction of its own. A single server may lag, or be cut off (L1, Q1)."""
@@ -113,6 +103,16 @@ def test_a_confirmed_tail_has_passed_a_quorum(zookeeper_world: ZooKeeperWorld, h
     assert all(earlier < later for earlier, later in pairwise(zxids)), zxids
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("n1_abc_0000000007", ("n1", "abc", 7)),
+        ("a_b:80_0f_0000000000", ("a_b:80", "0f", 0)),
+        ("n1_abc_007", None),
+        ("n1__0000000007", None),
+        ("lock-0000000007", None),
+    ],
+)
 def test_a_candidates_name_says_who_it_is(name: str, parts: tuple[str, str, int] | None):
     """Node, instance and sequence number; what is none is not taken for one."""
     assert parts == parse_candidate(name)

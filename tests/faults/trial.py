@@ -6,6 +6,7 @@ anew with every mutant would take longer than the tests.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import multiprocessing
@@ -28,6 +29,7 @@ PRELOADED = (
     "pytest",
     "hypothesis.extra.pytestplugin",
     "hypothesis.stateful",
+    "schemathesis.pytest.plugin",
     "docker",
     "flask",
     "kazoo.client",
@@ -79,7 +81,7 @@ class Verdict:
     passed: list[str] = field(default_factory=list)
     schedule: str = ""
     code: int = 0
-    output: str = ""
+    output: str = field(default="", repr=False)
 
     def of(self, test: str) -> dict[str, str]:
         """What has failed of a test, or of a case of it."""
@@ -160,6 +162,7 @@ def _trial(theirs: Connection, mutant: Mutant, hosts: str) -> None:
     """In the process of a trial."""
     verdict = Verdict()
     written = io.StringIO()
+    gc.freeze()  # what was imported before is not looked through again and again
     if hosts:
         os.environ[ENSEMBLE] = hosts
     with redirect_stdout(written), redirect_stderr(written):
@@ -187,7 +190,8 @@ def _run(mutant: Mutant, verdict: Verdict) -> None:
     )
     settings.load_profile("trial")
     clerk = _Clerk(verdict, mutant.patience_s)
-    options = ["-q", "-p", "no:cacheprovider", "-W", f"ignore:{IMPORTED}:pytest.PytestAssertRewriteWarning"]
+    quietly = ["-q", "--tb=short", "-p", "no:cacheprovider"]
+    options = [*quietly, "-W", f"ignore:{IMPORTED}:pytest.PytestAssertRewriteWarning"]
     verdict.code = int(pytest.main([*options, *mutant.killed_by], plugins=[clerk]))
     if mutant.seed:
         verdict.schedule = _first_broken(mutant)
