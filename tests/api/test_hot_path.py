@@ -29,10 +29,12 @@ from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.commands import update
 from kvlog.core.entry import VALUE_BYTES_MAX, Leader
-from kvlog.core.values import Ack, Committed, PushAnswer, PushBody, Reach
+from kvlog.core.values import Ack, Committed, Member, PushAnswer, PushBody, Reach
 from kvlog.ensemble import LocalEnsemble
 from kvlog.front import Answer, Begin
+from kvlog.memory import MemorySession
 from kvlog.peers import HttpPeers
+from kvlog.ports import Post
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from kvlog.service.service import make_service
 from kvlog.service.writes import Write
@@ -672,13 +674,13 @@ class Reachable(NoPeers):
 class InProcess:
     """The hot path of a node in this process, without a server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, peers: type[Reachable] = Reachable) -> None:
         self.node = MemoryNode(
             watchdog_s=60, say=lambda _: None, fail=lambda _, reason: self.failed.append(reason)
         )
         self.failed: list[str] = []
         runtime = self.node.runtime
-        self.node.peers = Reachable(runtime.post)
+        self.node.peers = peers(runtime.post)
         self.peers = HttpPeers(runtime.post, incoming=directory, verify=lambda _: self.node.store.position())
         self.service = make_service(
             parse(["--port", "9", "--zk", "127.0.0.1:1", "--data-dir", str(directory)], {}),
@@ -785,6 +787,49 @@ def test_the_hot_path_answers_what_it_is_there_for(in_process: InProcess):
     assert in_process.made(request("POST /propagate", body=msgspec.msgpack.encode(push)))() is None
     for raw in NOT_HOT:
         assert in_process.found(raw) is None, raw
+
+
+class Silent(Reachable):
+    """A replica is pushed to, and has not answered yet."""
+
+    def __init__(self, post: Post) -> None:
+        super().__init__(post)
+        self.pushes: queue.SimpleQueue[do.Push] = queue.SimpleQueue()
+
+    def push(self, effect: do.Push) -> None:
+        self.pushes.put(effect)
+
+
+@pytest.mark.parametrize(("ack", "replicas"), [("log", {}), ("replicas", {"n2": "applied"})])
+def test_a_write_waits_for_the_replicas_as_it_was_asked_to(tmp_path: Path, ack: str, replicas: dict[str, str]):
+    """P3: with ack=log it is answered as soon as it is in the log, else once who keeps up has applied it."""
+    made = InProcess(tmp_path, Silent)
+    node = made.node
+    other = MemorySession(
+        node.session._ensemble, Member("n2", "a2", "127.0.0.1:8", "catchup"), lambda _: None, node.clock
+    )
+    other.connect()
+    other.join(do.Join("catchup"))
+    node.start()
+    pushes = node.peers.pushes
+    answer = PushAnswer(0, pushes.get(timeout=ANSWER_S).body.epoch)  # to the greeting: it keeps up
+    node.runtime.post(ev.PushAnswered("n2", answer))
+    replies: queue.SimpleQueue[Callable[[], Answer | None]] = queue.SimpleQueue()
+
+    async def begun() -> Answer | None:
+        begin = made.found(request(f"PUT /v1/kv/k?ack={ack}", body=b"1"))
+        assert callable(begin)
+        begin(replies.put)
+        push = await asyncio.to_thread(pushes.get, timeout=ANSWER_S)
+        assert push.body.first_index == 1
+        assert replies.empty() == (ack == "replicas")
+        node.runtime.post(ev.PushAnswered("n2", replace(answer, applied_index=1)))
+        return (await asyncio.to_thread(replies.get, timeout=ANSWER_S))()
+
+    _, _, body = asyncio.run(begun()) or (0, [], b"{}")
+    made.stop()
+
+    assert json.loads(body)["replicas"] == replicas
 
 
 def test_a_node_that_was_stale_as_it_started_is_not_called_stale_for_ever(in_process: InProcess):
