@@ -124,7 +124,7 @@ class Lives:
     """Which processes of a node have had the same store, as far as that matters.
 
     Attributes:
-        losing: whether a fault is taking stores away, so that a process that nobody has seen yet may have a new one.
+        losing: whether a fault is taking stores away, so that a process nobody has seen yet may have a new one.
     """
 
     def __init__(self) -> None:
