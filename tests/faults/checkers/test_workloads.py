@@ -307,7 +307,7 @@ def test_lists_that_do_not_agree_are_found(more: list[Operation], broken: set[st
     ],
 )
 def test_what_was_answered_earlier_counts_also_behind_others(between: Operation):
-    """The first append has ended before the second began, whoever has overlapped with it, or read the past since."""
+    """The first append had ended before the second began, whoever overlapped with it or read the past since."""
     appended = [add("list/2", "f,h,i", (30, 31)), between, add("list/2", "f,h", (32, 33))]
 
     assert invariants(appends.check(evidence(*LISTS, *appended))) == {"I4"}
