@@ -50,6 +50,9 @@ def told() -> Story:
     story.does(transfer({"bank/1": ("5", "3"), "bank/2": (None, "2")}, (45, 46), request_id="e"))
     story.shows(read_all({"bank/1": "3", "bank/2": "2"}, (47, 48), workload="bank"))
     story.shows(read_all({"register/1": "4-1", "register/2": "1-3"}, (49, 50), mode="local"))
+    # Two want the same value; which of them the log has, without an id, only the revision tells.
+    story.says(cas("counter", None, "1", (51, 52), workload="counter", outcome=Outcome.REFUSED))
+    story.does(cas("counter", None, "1", (51, 53), workload="counter", process=2))
     # Other clients write as well, to keys of their own.
     story.logs(Request(effects=(Put("other", "x", story.revision + 1, 1),)))
     return story
