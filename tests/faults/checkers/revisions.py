@@ -115,7 +115,8 @@ class _Answers:
         return None
 
     def _write(self, write: Operation) -> Iterator[Violation]:
-        places = self._places(write) or []
+        found = self._places(write)
+        places = found or []
         at = ", ".join(f"{each.revision} (entry {each.index})" for each in places)
         if len(places) > 1:
             yield Violation("I3", f"{told(write)}: is in the log more than once, at revisions {at}", (write,))
@@ -127,6 +128,8 @@ class _Answers:
                     yield from self._condition(write, placed)
             case Outcome.OK | Outcome.FAILED if write.revision >= self._replay.first_revision:
                 yield from self._answered(write, places)
+            case Outcome.OK if not write.revision and found == []:
+                yield Violation("I1", f"{told(write)}: is not in the log", (write,))
             case Outcome.OK | Outcome.FAILED if places and write.revision:
                 yield Violation("I1", f"{told(write)}: is in the log at revision {at} instead", (write,))
 

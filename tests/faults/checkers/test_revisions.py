@@ -160,6 +160,7 @@ CHANGES: dict[str, tuple[Callable[[Story], None], set[str]]] = {
     "another value": (say("1-5", outcome=Outcome.OK, revision=6), {"I1", "I4"}),
     "never done": (say("3-9", outcome=Outcome.OK, revision=2), {"I1", "I4"}),
     "never done under its id": (say("3-8", outcome=Outcome.OK, revision=2, request_id="nowhere"), {"I1", "I4"}),
+    "never done, and no revision answered": (say("3-9", outcome=Outcome.OK), {"I1"}),
     "half a transfer": (half_a_transfer, {"I1"}),
     "refused, and done": (done(Outcome.REFUSED), {"I2"}),
     "refused, and done under its id": (done(Outcome.REFUSED, request_id="refused"), {"I2"}),

@@ -88,7 +88,8 @@ class World:
                 before = state.get(key)
                 return cas(key, before, f"{before},{self._new(key)}" if before else self._new(key), at, **told)
             case "bank":
-                one, other = self._draw.sample(ACCOUNTS, 2)
+                one = self._draw.choice([account for account in ACCOUNTS if int(state[account]) > 0])
+                other = self._draw.choice([account for account in ACCOUNTS if account != one])
                 moves = {one: self._move(one, -1), other: self._move(other, 1)}
                 return transfer(moves, at, **told)
         key = f"register/{self._draw.randint(1, 3)}"
