@@ -45,7 +45,9 @@ SET = [
     put(5, (3, 4), outcome=REFUSED),
     put(6, (5, 6), request_id="six", outcome=REFUSED),
     put(6, (7, 8), request_id="six"),
+    elements(at=(1, 2), process=4),  # from the very moment on at which 1 was acknowledged
     elements(1, at=(3, 5)),  # while 2 is put
+    elements(at=(8.5, 9), mode="local", node="n3"),  # before all is done: no last one
     elements(at=(5, 6), mode="local", node="n2"),  # a replica that is behind
     elements(1, 2, 3, 6, at=(10, 12)),  # one of the unknown is there
     elements(1, 2, 3, 6, at=(20, 21), node="n1"),
@@ -106,6 +108,7 @@ COUNTER = [
     count(0, (1, 3), outcome=FAILED),
     count(1, (4, 9), outcome=UNKNOWN),
     count(1, (4, 9), process=2, outcome=REFUSED),
+    count(9, (4, 9), process=3, outcome=FAILED),  # whoever asked for that was told that it is not so
     counted(2, (5, 6)),  # what is unknown was done
     counted(0, (7, 8), mode="local", node="n2"),
     count(2, (10, 20)),
@@ -148,8 +151,9 @@ def test_a_counter_that_goes_down_is_no_counter():
 def open_bank() -> Story:
     """Two accounts, and transfers of all outcomes."""
     story = Story()
-    story.says(balances({"bank/1": "5"}, (0.2, 0.4)))  # while accounts are opened, anything may be there
-    story.does(write("bank/1", "5", (0, 1), workload="bank"))
+    # While accounts are opened, and at the very moment at which they are, anything may be there.
+    story.says(balances({"bank/1": "5"}, (0.2, 0.4)), balances({"bank/1": "5"}, (1, 2)))
+    story.does(write("bank/1", "5", (0, 0.1), workload="bank"))
     story.does(write("bank/2", "5", (0, 1), workload="bank"))
     story.does(transfer({"bank/1": ("5", "0"), "bank/2": ("5", "10")}, (2, 9)))
     story.says(balances({"bank/1": "5", "bank/2": "5"}, (3, 4)))  # not done yet
@@ -214,6 +218,17 @@ def test_a_transfer_that_makes_money_itself_is_a_mistake_of_the_workload():
         bank.check(story.evidence)
 
 
+@pytest.mark.parametrize("again", [Outcome.OK, UNKNOWN])
+def test_an_account_that_may_hold_anything_is_a_mistake_of_the_workload(again: Outcome):
+    """It is opened twice, or nobody knows whether it is."""
+    key = "bank/1" if again is Outcome.OK else "bank/9"
+    story = open_bank()
+    story.says(write(key, "1", (20, 21), workload="bank", outcome=again))
+
+    with pytest.raises(ValueError, match="opened"):
+        bank.check(story.evidence)
+
+
 # --- lists ----------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +245,7 @@ def shown(key: str, value: str | None, at: Times, **fields: object) -> Operation
 LISTS = [
     add("list/1", "a", (0, 1)),
     add("list/1", "a,b", (2, 9)),
+    shown("list/1", None, (1, 2), process=4),  # from the very moment on at which a was acknowledged
     shown("list/1", "a", (3, 4)),
     shown("list/1", "a,b", (5, 6)),
     add("list/1", "a,c", (7, 8), outcome=FAILED),
