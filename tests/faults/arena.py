@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,7 @@ class Arena:
         doors: for each node, the proxy in front of it for its peers; forwarded writes are those whose answers can
             be lost.
         exits: of all nodes that were started again, in that order; kill -9 is one with the code -9.
+        starting: held by whoever has a node down and will start it, so that nobody else does meanwhile.
         small_disks: whether each node's store is on a file system of its own that can be filled.
     """
 
@@ -101,6 +103,7 @@ class Arena:
         self._flags = tuple(flags)
         self._disk_mib = disk_mib
         self._tracers: list[Child] = []
+        self.starting = threading.RLock()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -315,14 +318,15 @@ class Arena:
             self._tracers.pop().kill()
 
     def revive(self, node: ClusterNode) -> None:
-        """Have a node run: it goes on, or starts if it has ended."""
-        if node.running:
-            self.resume(node)
-            return
-        if node.child is not None:
-            code, last_line = node.child.reap(), node.child.log_tail(1)
-            self.exits.append(Exit(node.address, code, last_line, time.monotonic()))
-        node.start(wait=False)
+        """Have a node run: it goes on, or starts if it has ended. For any thread."""
+        with self.starting:
+            if node.running:
+                self.resume(node)
+                return
+            if node.child is not None:
+                code, last_line = node.child.reap(), node.child.log_tail(1)
+                self.exits.append(Exit(node.address, code, last_line, time.monotonic()))
+            node.start(wait=False)
 
     def restore(self, server: LocalServer) -> None:
         """Have a ZooKeeper server run: it goes on, or starts if it has ended."""

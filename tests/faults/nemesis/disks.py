@@ -8,6 +8,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from kvlog.cluster import ClusterNode
+from kvlog.errors import Unavailable
 from kvlog.processes import Child
 from tests.faults.arena import Arena, can_trace
 from tests.faults.nemesis.fault import leader_of
@@ -46,7 +47,12 @@ class _Traced(NodeFault):
         worker = arena.worker_of(node)
         if worker is None:
             return "had ended before its disk could fail"
-        self._tracers.append(arena.trace(worker, self.call, inject))
+        try:
+            self._tracers.append(arena.trace(worker, self.call, inject))
+        except Unavailable:
+            if arena.worker_of(node) == worker:
+                raise
+            return "ended before its disk could fail"
         return f"{self.call} with {inject}"
 
     def heal(self, arena: Arena) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kvlog.cluster import ClusterNode
+from kvlog.errors import Unavailable
 from kvlog.failpoints import PLACES
 from kvlog.processes import wait_until
 from tests.faults.arena import Arena
@@ -18,6 +19,7 @@ from tests.faults.nemesis.fault import Fault, follower_of, leader_of
 
 HAMMER_S = 0.3
 UP_S = 20.0
+CATCH_UP_S = 15.0
 MISSED_S = 2.0
 MISSED_ENTRIES = 5
 
@@ -160,9 +162,10 @@ class RollingRestart(_Goes):
             for node in self.victims:
                 if stopping.is_set():
                     return
-                if node.running:
-                    node.terminate()
-                arena.revive(node)
+                with arena.starting:
+                    if node.running:
+                        node.terminate()
+                    arena.revive(node)
                 wait_until(lambda node=node: stopping.is_set() or _is_ready(arena, node), UP_S)  # type: ignore[misc]
 
         self.background = Background(work)
@@ -204,7 +207,7 @@ class Failpoint(NodeFault):
 
     def heal(self, arena: Arena) -> None:
         """See Fault."""
-        arena.heal_nodes(self.victims, UP_S)
+        catch_up(arena, self.victims)
 
 
 class RestartStale(NodeFault):
@@ -223,7 +226,7 @@ class RestartStale(NodeFault):
 
     def heal(self, arena: Arena) -> None:
         """See Fault."""
-        arena.heal_nodes(self.victims, UP_S)
+        catch_up(arena, self.victims)
 
 
 class LoseStore(NodeFault):
@@ -243,18 +246,30 @@ class LoseStore(NodeFault):
 
 def lose_store(arena: Arena, node: ClusterNode, *flags: str) -> None:
     """Kill a node, and have it start without its store."""
-    arena.kill(node)
-    shutil.rmtree(node.data_dir / "store", ignore_errors=True)
-    node.start(wait=False, flags=flags)
+    with arena.starting:
+        arena.kill(node)
+        shutil.rmtree(node.data_dir / "store", ignore_errors=True)
+        node.start(wait=False, flags=flags)
 
 
 def come_back_stale(arena: Arena, node: ClusterNode) -> None:
     """Stop a node, let it miss something, and have it start with what it has."""
-    if node.running:
-        node.terminate()
-    begin = arena.tail()
-    wait_until(lambda: arena.tail() >= begin + MISSED_ENTRIES, MISSED_S)
-    node.start(recover="stale", wait=False)
+    with arena.starting:
+        if node.running:
+            node.terminate()
+        begin = arena.tail()
+        wait_until(lambda: arena.tail() >= begin + MISSED_ENTRIES, MISSED_S)
+        node.start(recover="stale", wait=False)
+
+
+def catch_up(arena: Arena, nodes: Sequence[ClusterNode]) -> None:
+    """Have stale nodes catch up, with nothing armed; those that cannot be told start again, and do so then."""
+    try:
+        arena.heal_nodes(nodes, CATCH_UP_S)
+    except Unavailable:  # another fault, perhaps, keeps them from it
+        for node in nodes:
+            arena.kill(node)
+            arena.revive(node)
 
 
 def _pause(node: ClusterNode) -> str:
