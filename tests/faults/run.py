@@ -47,7 +47,7 @@ QUIET_S = 40.0
 RETAINED = 1_500
 """Entries of a log that is trimmed soon: enough for the tap to have them before they go."""
 
-DISK_MIB = 512
+DISK_MIB = 256
 """The size of each node's disk: it is to be full only if something fills it."""
 
 LEAST_EACH = 20
