@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
-from kazoo.recipe.watchers import ChildrenWatch
+from kazoo.protocol.states import EventType
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
@@ -145,28 +145,35 @@ class ZooKeeperLog:
     # --- watching -----------------------------------------------------------------------------------------
 
     def watch_segment(self, effect: do.WatchSegment) -> None:
-        """See ports.Log."""
+        """See ports.Log. Without a connection nothing is asked: with the next one, a new watch is wanted."""
         self._watch_generation += 1
         if effect.segment is not None:
-            # Setting up a ChildrenWatch waits for ZooKeeper, without a limit: it gets a thread of its own.
-            self._client.handler.spawn(self._watch, effect.segment, self._watch_generation)
+            self._list(effect.segment, self._watch_generation, watching=True)
 
-    def _watch(self, segment: int, generation: int) -> None:
-        watching = True
+    def _list(self, segment: int, generation: int, *, watching: bool) -> None:
+        """List a segment, and, ``watching``, once more when it has changed.
 
-        def changed(children: list[str]) -> bool:
-            """On kazoo's watch thread: only enqueues. False ends the watch, which lists all at each change."""
-            nonlocal watching
-            if generation != self._watch_generation:
-                return False
-            going_on, watching = watching, False
-            last = last_entry(segment, children)
+        Not by kazoo's ChildrenWatch: what keeps that from listing once more, a session that has just expired, say,
+        it raises on kazoo's thread, where nobody hears of it.
+        """
+
+        def changed(event: Any) -> None:
+            """On kazoo's watch thread; other types of events say that the connection is lost."""
+            if event.type == EventType.CHILD:
+                self._list(segment, generation, watching=False)
+
+        def answered(children: Any) -> None:
+            if generation != self._watch_generation or not children.successful():
+                return
+            last = last_entry(segment, children.value)
             if last is not None:
-                self._session.post(ev.SegmentChanged(last, going_on))
-            return going_on
+                self._session.post(ev.SegmentChanged(last, watching))
 
-        # Without allow_session_lost it leaves no listener behind; a new connection asks for a new watch anyway.
-        ChildrenWatch(self._client, self._layout.segment(segment), changed, allow_session_lost=False)
+        if generation != self._watch_generation or not self._client.connected:
+            return
+        path = self._layout.segment(segment)
+        children = self._client.get_children_async(path, watch=changed if watching else None)
+        self._session.start_call(children, answered, lambda: None)
 
     # --- appending ----------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 import time
 import uuid
 from itertools import pairwise
@@ -9,6 +10,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 from kazoo.client import KazooClient
+from kazoo.exceptions import SessionExpiredError
+from kazoo.interfaces import IAsyncResult
 from kazoo.protocol.serialization import CheckVersion, Delete, Transaction
 from kazoo.security import make_acl
 
@@ -407,6 +410,33 @@ def test_an_expired_session_is_reported_as_suspended_lost_and_connected_anew(zoo
     assert connected.session_id == node.session_id
     assert node.connected.identity == connected.identity
     assert node.members() == ()
+
+
+def test_a_watch_that_finds_its_session_expired_ends_without_a_word(
+    zookeeper_world: ZooKeeperWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It fires, but cannot list the segment: nothing is raised on threads of kazoo, and nothing reported."""
+    leader, other = zookeeper_world.node("n1"), zookeeper_world.node("n2")
+    fence = leader.enrolled().name
+    leader.fill(1, fence)
+    other.log.watch_segment(do.WatchSegment(0))
+    other.events.wait(ev.SegmentChanged)
+    asked = threading.Event()
+
+    def expired(*_: object, **__: object) -> IAsyncResult:
+        found = other.client.handler.async_result()
+        found.set_exception(SessionExpiredError())
+        asked.set()
+        return found
+
+    monkeypatch.setattr(other.client, "get_children_async", expired)
+    leader.append(1, b"x", fence)
+    assert asked.wait(WAIT_S)
+    monkeypatch.undo()
+    other.log.watch_segment(do.WatchSegment(0))
+
+    assert other.events.wait(ev.SegmentChanged) == ev.SegmentChanged(1)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("kazoo")] == []
 
 
 def test_a_stopped_session_leaves_nothing(zookeeper_world: ZooKeeperWorld):

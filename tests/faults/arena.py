@@ -33,6 +33,9 @@ ASK_S = 2.0
 """How long a node may take to say how it stands, before it counts as one that does not."""
 
 WELL_S = 60.0
+ESTABLISHED = "01"
+"""What /proc/net/tcp calls the state of a connection."""
+
 FORWARDED = b"POST /forward "
 
 
@@ -230,9 +233,9 @@ class Arena:
         known: dict[int, bool] = {}
 
         def look(port: int) -> bool:
-            if port not in known:
-                known[port] = port in _local_ports(self._pids(node))
-            return known[port]
+            if port not in known:  # one look tells of all that there are: there may be many
+                known.update(_connected_ports(self._pids(node)))
+            return known.setdefault(port, False)
 
         return look
 
@@ -430,17 +433,17 @@ def _is_traced(pid: int) -> bool:
     return False
 
 
-def _local_ports(pids: Sequence[int]) -> set[int]:
-    """The local ports of the TCP connections of some processes."""
+def _connected_ports(pids: Sequence[int]) -> dict[int, bool]:
+    """The local ports of all TCP connections of this machine, and whether they are those of some processes."""
     sockets = set()
     for pid in pids:
         with suppress(OSError):  # it has just ended
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):  # it has just been closed
                     sockets.add(str(descriptor.readlink()))
-    ports = set()
+    ports = {}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if f"socket:[{fields[9]}]" in sockets:
-            ports.add(int(fields[1].rpartition(":")[2], 16))
+        if fields[3] == ESTABLISHED:  # a port at which nothing is connected any more may soon be another one's
+            ports[int(fields[1].rpartition(":")[2], 16)] = f"socket:[{fields[9]}]" in sockets
     return ports

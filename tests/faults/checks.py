@@ -38,12 +38,13 @@ class Verdict:
 def check_all(remains: Remains) -> list[Verdict]:
     """What each checker has found."""
     special: dict[str, Callable[[Remains], list[Violation]]] = {
-        "outcomes": lambda of: outcomes.check(of.evidence, limit_s=OPERATION_S + SLACK_S),
-        "liveness": lambda of: [*_rounds(of), *resources(of.course)],
-        "convergence": _convergence,
         "logfiles": _logfiles,
-        "the end": lambda of: [Violation(invariant, what) for invariant, what in of.course.late],
+        "outcomes": lambda of: outcomes.check(of.evidence, limit_s=OPERATION_S + SLACK_S),
     }
+    if not remains.course.invalid:  # else it has broken off somewhere, and nobody knows how it would have ended
+        special["liveness"] = lambda of: [*_rounds(of), *resources(of.course)]
+        special["convergence"] = _convergence
+        special["the end"] = lambda of: [Violation(invariant, what) for invariant, what in of.course.late]
     checks = {name: partial(_of_evidence, name) for name in CHECKERS} | special
     del checks["linearizable"]
     return [*(_verdict(name, check, remains) for name, check in checks.items()), _linearizable(remains)]

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -74,9 +75,9 @@ class Line:
         try:
             connection.request(method, target, body, dict(headers))
             _limit(connection, until)
-            response = connection.getresponse()
-            _limit(connection, until)
-            data = response.read()
+            with closing(connection.getresponse()) as response:
+                _limit(connection, until)
+                data = response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise NoAnswer(f"{type(error).__name__}: {error}") from error

@@ -25,7 +25,8 @@ from tests.faults.rules import PASS, Door, Pushes, Rules
 from tests.faults.wire import Talk, Turns
 
 CONNECTIONS_MAX = 2048
-CALL_S = 10.0
+CALL_S = 60.0
+"""How long something that the thread is asked to do may take; other programs may want the processors, too."""
 
 GONE_S = 0.02
 """How often a server is looked for that has gone; until it is back, the proxy's port refuses, as its own does."""

@@ -91,8 +91,9 @@ class Nemesis:
         say: Say,
         *,
         hold_s: float | None = None,
+        patience: float = 1.0,
     ) -> None:
-        """``probes``: a client for each node, which asks no other; ``hold_s``: no fault lasts longer than that."""
+        """``probes``: a client for each node, which asks no other; ``hold_s``, ``patience``: see Settings."""
         self.rounds: list[Round] = []
         self._arena = arena
         self._probes = probes
@@ -100,13 +101,19 @@ class Nemesis:
         self._draw = draw
         self._say = say
         self._hold_s = hold_s
+        self._patience = patience
+
+    def close(self) -> None:
+        """The probes leave."""
+        for probe in self._probes:
+            probe.close()
 
     def round(self, kinds: Sequence[type[Fault]]) -> Round:
         """One round: inject, hold, heal, and wait until every node takes a write and is ready.
 
         One that could not be done or undone, or after which the nodes do not come back, says so.
         """
-        settles_s = max(kind.settles_s for kind in kinds)
+        settles_s = self._patience * max(kind.settles_s for kind in kinds)
         this = Round(tuple(kind.name for kind in kinds), settles_s, time.monotonic_ns())
         self.rounds.append(this)
         faults = [kind() for kind in kinds]

@@ -47,7 +47,7 @@ QUIET_S = 40.0
 RETAINED = 1_500
 """Entries of a log that is trimmed soon: enough for the tap to have them before they go."""
 
-DISK_MIB = 512
+DISK_MIB = 256
 """The size of each node's disk: it is to be full only if something fills it."""
 
 LEAST_EACH = 20
@@ -62,6 +62,8 @@ class Settings:
         kinds: of faults.
         seconds: of faults; 0: every kind once.
         hold_s: no fault lasts longer, if it need not; None: as long as it likes to.
+        patience: how much longer than it should the first write after a fault may take: a machine that does other
+            things meanwhile needs some.
         whole_log: whether the log is kept, as it usually is; else all but its end is trimmed soon.
     """
 
@@ -72,6 +74,7 @@ class Settings:
     clients: int = 12
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     hold_s: float | None = None
+    patience: float = 1.0
     whole_log: bool = False
 
 
@@ -152,7 +155,15 @@ class _Run:
         self._observer = Observer(addresses, self._load.lives)
         self._tap = Tap(arena.ensemble.hosts, arena.cluster.root)
         probes = [self._load.client("probe", place, only=True) for place in range(len(addresses))]
-        self._nemesis = Nemesis(arena, probes, self._load.lives, self._part(), say, hold_s=settings.hold_s)
+        self._nemesis = Nemesis(
+            arena,
+            probes,
+            self._load.lives,
+            self._part(),
+            say,
+            hold_s=settings.hold_s,
+            patience=settings.patience,
+        )
 
     def _part(self) -> random.Random:
         """Chance for one part of the run: what the others draw makes no difference to it."""
@@ -166,6 +177,7 @@ class _Run:
             stack.callback(self._tap.stop)
             self._observer.start()
             stack.callback(self._observer.stop)
+            stack.callback(self._nemesis.close)
             course.before = self._resources()
             course.first_ns = time.monotonic_ns()
             self._watchers.start()
@@ -303,6 +315,8 @@ def settings_of(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
                         help="what is drawn comes from it (another one each time)")  # fmt: skip
     parser.add_argument("--clients", type=int, default=12, help="(%(default)s)")
     parser.add_argument("--hold", type=float, metavar="SECONDS", help="the longest that a fault lasts, if it can")
+    parser.add_argument("--patience", type=float, default=1.0, help="how much longer than it should the first "
+                        "write after a fault may take, where the machine is busy (%(default)s)")  # fmt: skip
     parser.add_argument(
         "--whole-log", action="store_true", help="trim the log as seldom as usual, not all the time"
     )
@@ -319,6 +333,7 @@ def settings_of(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
         clients=given.clients,
         workloads=tuple(dict.fromkeys(given.workload)),
         hold_s=given.hold,
+        patience=given.patience,
         whole_log=given.whole_log,
     )
     return settings, given.check_again

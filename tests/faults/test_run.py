@@ -17,6 +17,9 @@ from tests.faults.workloads.watch import Event, events
 LEFT_OUT = {"slow-zk-disk", "fsync-eio", "write-eio", "slow-fsync", "disk-full"}
 """What needs strace, or a small disk, and is left out where there is none."""
 
+PATIENCE = 3.0
+"""Other tests run beside this one."""
+
 
 def test_a_plan_takes_every_kind_equally_often_and_is_the_same_for_the_same_seed():
     """Two at once are of different families."""
@@ -54,7 +57,7 @@ def test_a_command_line_says_what_is_run(tmp_path):
 
 def test_every_kind_of_fault_once_breaks_no_promise(keeper, ensemble, tmp_path):
     """Under load, each for the shortest time that it makes sense; all checkers look at what was answered."""
-    settings = Settings(tuple(FAULTS.values()), tmp_path / "run", seed=1, clients=8, hold_s=0.0)
+    settings = Settings(tuple(FAULTS.values()), tmp_path / "run", seed=1, clients=8, hold_s=0.0, patience=PATIENCE)
     with arena_of(settings, keeper=keeper, ensemble=ensemble) as arena:
         result = run(settings, arena, print)
 
