@@ -432,7 +432,7 @@ def test_slow_disks_of_zookeeper_make_writes_slow_and_nothing_else(
 def test_a_full_disk_of_a_server_of_zookeeper_holds_nobody_up(
     fragile_ensemble: LocalEnsemble, keeper: ProcessKeeper, standing: Cluster
 ):
-    """F19j: one that follows can write no more; the others are a quorum, and nodes that were there go elsewhere."""
+    """F19j: one that follows can write no more; the others are a quorum, and its nodes go to them."""
     history = History(standing)
     full = next(server for server in fragile_ensemble.servers if server.mode() == "follower")
     with Writers(history, standing.nodes, threads=2, once=3):
