@@ -1,5 +1,6 @@
 """What only the real ZooKeeper adapters promise: how the znodes look, and what happens when it does not answer."""
 
+import dataclasses
 import re
 import time
 import uuid
@@ -15,7 +16,7 @@ from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import FORMAT, NO_HASH, SEGMENT_ENTRIES, Entry, Skip, encode_entry
 from kvlog.core.machine import REQUEST_WINDOW, Identity
-from kvlog.core.values import Holding, Member, Replica
+from kvlog.core.values import Checkpoint, Holding, Member, Replica
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import wait_until
 from kvlog.zookeeper.layout import Layout, entry_index, last_entry, parse_candidate
@@ -85,6 +86,22 @@ def test_the_tail_is_right_whatever_came_and_went(zookeeper_world: ZooKeeperWorl
     node.fill(6, fence)
 
     assert (node.tail(), other.tail()) == (5, 5)
+
+
+@pytest.mark.parametrize("how", ["with all that belongs to it", "for reads"])
+def test_a_confirmed_tail_has_passed_a_quorum(zookeeper_world: ZooKeeperWorld, how: str):
+    """Each time: it stands behind a transaction of its own. A single server may lag, or be cut off (L1, Q1)."""
+    node = zookeeper_world.node("n1")
+    zxids = []
+    for _ in range(5):
+        zxids.append(node.client.last_zxid)
+        if how == "for reads":
+            node.log.confirm_tail(do.ConfirmTail(0))
+            node.events.wait(ev.TailConfirmed)
+        else:
+            node.tail(confirm=True)
+
+    assert all(earlier < later for earlier, later in pairwise(zxids)), zxids
 
 
 @pytest.mark.parametrize(
@@ -280,6 +297,20 @@ def test_a_foreign_znode_among_the_replicas_is_none(zookeeper_world: ZooKeeperWo
         node.client.create(f"{node.layout.replicas}/{name}", data)
 
     assert node.replicas() == (mark,)
+
+
+def test_a_mark_of_a_node_that_publishes_no_checkpoints_is_one(zookeeper_world: ZooKeeperWorld):
+    """As earlier versions wrote it; and they read what this one writes, as far as they know it."""
+    node = zookeeper_world.node("n1")
+    mark = Replica("n1", "n1:80", 3, Holding.WHOLE)
+    earlier = b'{"address":"n1:80","durable_index":3,"holding":"whole"}'
+    node.client.create(f"{node.layout.replicas}/n1", earlier)
+
+    assert node.replicas() == (mark,)
+    assert node.replicas()[0].checkpoints == ()
+    node.publish(dataclasses.replace(mark, checkpoints=(Checkpoint(3, "a", "1.b"),)))
+    data, _ = node.client.get(f"{node.layout.replicas}/n1")
+    assert data == earlier.replace(b"}", b',"checkpoints":[{"index":3,"hash":"a","digest":"1.b"}]}')
 
 
 def test_a_log_that_was_made_without_replicas_gets_them(zookeeper_world: ZooKeeperWorld):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -63,6 +64,9 @@ class Operation:
         request_id: the Idempotency-Key; empty if there was none.
         tries: how often it was sent, under that id.
         error: why there was no other outcome, as the node or the network put it.
+        min_revision: of a read, the revision that it asked for at least; 0 if it asked for none.
+        life: of the node that was asked, a number that changes whenever a fault takes its store away: what it has
+            shown before, it may have to learn again.
     """
 
     number: int
@@ -82,6 +86,8 @@ class Operation:
     request_id: str = ""
     tries: int = 1
     error: str = ""
+    min_revision: int = 0
+    life: int = 0
 
     @property
     def writes(self) -> bool:
@@ -96,6 +102,7 @@ class History:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._operations: list[Operation] = []
+        self._counts: Counter[Outcome] = Counter()
         self._file = path.open("w") if path is not None else None
 
     def number(self) -> int:
@@ -107,6 +114,7 @@ class History:
         """Take down what has come to its end."""
         with self._lock:
             self._operations.append(operation)
+            self._counts[operation.outcome] += 1
             if self._file is not None:
                 self._file.write(json.dumps(asdict(operation)) + "\n")
         return operation
@@ -116,6 +124,11 @@ class History:
         with self._lock:
             found = [each for each in self._operations if not workload or each.workload == workload]
         return sorted(found, key=lambda each: each.invoked_ns)
+
+    def counts(self) -> Counter[Outcome]:
+        """How many there are of each outcome."""
+        with self._lock:
+            return Counter(self._counts)
 
     def close(self) -> None:
         """Nothing more is noted."""
