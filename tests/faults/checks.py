@@ -17,8 +17,8 @@ SLACK_S = 1.5
 """How much later an answer may be taken down than it came: clients share a processor with all that they test."""
 
 THREADS, DESCRIPTORS = 10, 12
-"""By how many a node may have grown, besides two threads and three descriptors for each client: a thread stays once
-it is there, and so do connections to each peer for as many writes as were once forwarded at a time."""
+"""By how many a node may have grown, besides two threads and three descriptors for each client: a thread stays
+once it is there, and so do connections to each peer for as many writes as were once forwarded at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ LINEARIZABLE, LOCAL = "linearizable", "local"
 """Modes of reads."""
 
 LOG_SHARE, ITEM_SHARE, SEEN_SHARE, SETTLE_SHARE = 0.3, 0.2, 0.5, 0.5
-"""Of the writes, how many wait for the log only; of the reads, how many ask for JSON; of the local ones, how many for
-what their client was told of already, on whichever node; of the writes that have become unknown, how many are
+"""Of the writes, how many wait for the log only; of the reads, how many ask for JSON; of the local ones, how many
+for what their client was told of already, on whichever node; of the writes that have become unknown, how many are
 settled with the last try."""
 
 
@@ -124,7 +124,7 @@ class Lives:
     """Which processes of a node have had the same store, as far as that matters.
 
     Attributes:
-        losing: whether a fault is taking stores away, so that a process which nobody has seen yet may have a new one.
+        losing: whether a fault is taking stores away, so that a process nobody has seen yet may have a new one.
     """
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ class Kind(StrEnum):
     WRITE = "write"
     """``argument`` is the key's new value."""
     CAS = "cas"
-    """``argument`` is (expected, new): the value must be the first of them (None: no such key) to become the second."""
+    """``argument`` is (expected, new): the value must be the first (None: no such key) to become the second."""
     DELETE = "delete"
     """The key goes, if it is there."""
     TRANSFER = "transfer"
@@ -55,7 +55,7 @@ class Operation:
             be carried out at any time after its invocation.
         workload: the name of the workload that it belongs to.
         node: the address of the node that was asked, or asked last.
-        invoked_ns, returned_ns: on the monotonic clock of this machine; the second is None while there is no answer.
+        invoked_ns, returned_ns: on this machine's monotonic clock; the second is None while there is no answer.
         key: empty for what is of several keys.
         argument, result: see Kind; what JSON can hold.
         mode: of a read, "linearizable" or "local".
@@ -167,7 +167,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A watcher's account: the prefix that it watched, after which revision it began, and up to where it was told all."""
+    """A watcher's account: its prefix, after which revision it began, and up to where it was told everything."""
 
     watcher: int
     prefix: str
