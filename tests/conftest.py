@@ -1,5 +1,6 @@
 """What several test files share: a keeper of child processes, a real ZooKeeper ensemble, and a Docker engine."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -7,8 +8,9 @@ import docker
 import pytest
 from docker.errors import DockerException, ImageNotFound
 
-from kvlog.ensemble import DockerEnsemble, LocalEnsemble
+from kvlog.ensemble import DockerEnsemble, Ensemble, GivenEnsemble, LocalEnsemble
 from kvlog.processes import ProcessKeeper
+from tests.faults.trial import ENSEMBLE
 
 # A shell lets what it runs in the background ignore Ctrl-C, and whatever that starts ignores it, too: programs
 # that are told to end by it would not.
@@ -26,8 +28,14 @@ def keeper() -> Iterator[ProcessKeeper]:
 
 
 @pytest.fixture(scope="session")
-def ensemble(keeper: ProcessKeeper) -> Iterator[LocalEnsemble]:
-    """Three real ZooKeeper servers. Who harms one heals it; who writes takes a root of its own."""
+def ensemble(keeper: ProcessKeeper) -> Iterator[Ensemble]:
+    """Three real ZooKeeper servers. Who harms one heals it; who writes takes a root of its own.
+
+    The trial of a mutant (tests.faults.trial) uses those of whoever tries it, and harms none.
+    """
+    if ENSEMBLE in os.environ:
+        yield GivenEnsemble(os.environ[ENSEMBLE])
+        return
     reason = LocalEnsemble.why_not()
     if reason is not None:
         pytest.skip(reason)

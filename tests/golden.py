@@ -296,8 +296,9 @@ class World:
         found = dict(enumerate(self.log.data(first, last), start=first))
         return [self.instead.get(index, data) for index, data in found.items()]
 
-    def do_seen(self) -> ev.Event:
-        return ev.SegmentChanged(len(self.log.entries) - 1)
+    def do_seen(self, *ended: str) -> ev.Event:
+        """The watch tells of the log's last entry; ``ended``: and of no other."""
+        return ev.SegmentChanged(len(self.log.entries) - 1, watching=not ended)
 
     def do_entries(self, *damage: str) -> ev.Event | None:
         """The answer to the last ReadEntries; ``damaged`` flips a bit in the last one."""

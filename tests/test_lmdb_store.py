@@ -386,6 +386,39 @@ def test_the_names_of_a_new_store_survive_a_power_cut(tmp_path: Path, monkeypatc
         assert {(tmp_path / "store").stat().st_ino, tmp_path.stat().st_ino} <= flushed
 
 
+COMMITS_AND_SYNCS = """
+import os, sys
+import tests
+from pathlib import Path
+from kvlog.core.machine import Identity
+from kvlog.store.lmdb_store import LmdbStore
+
+store = LmdbStore(Path(sys.argv[1]))
+store.adopt(Identity("c1", 1))
+os.write(1, b"committed")
+store.sync()
+os.write(1, b"synced")
+os._exit(0)
+"""
+
+
+def test_a_sync_flushes_what_the_last_commit_has_left_to_the_next_one(tmp_path: Path):
+    """R1: the page that tells of the last transaction is written without a flush; a mark counts it after one."""
+    if shutil.which("strace") is None:
+        pytest.skip("there is no strace here: apt-get install strace")
+    log = tmp_path / "strace"
+    program = [sys.executable, "-c", COMMITS_AND_SYNCS, str(tmp_path / "store")]
+    calls = "trace=write,fdatasync,fsync,msync"
+    traced = ["strace", "-f", "-e", calls, "-o", str(log), *program]
+    done = subprocess.run(traced, cwd=ROOT, capture_output=True, timeout=WAIT_S, check=False)
+    if b"ptrace" in done.stderr.lower():
+        pytest.skip(f"strace cannot trace a process here: {done.stderr[:200]!r}")
+    assert done.stdout == b"committedsynced", done.stderr
+
+    between = log.read_text().partition('"committed"')[2].partition('"synced"')[0]
+    assert "sync(" in between, between
+
+
 # --- operators ------------------------------------------------------------------------------------------------
 
 

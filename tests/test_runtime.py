@@ -104,7 +104,8 @@ def test_what_comes_between_requests_keeps_its_place(node: MemoryNode):
         for number in range(3, 5):
             node.runtime.submit(write(number), written.append)
 
-    assert looked.result(WAIT_S) == 3
+    assert looked.exception(WAIT_S) is None
+    assert looked.result() == 3
     assert wait_until(lambda: len(written) == 5, WAIT_S)
     assert all(isinstance(answer, Committed) for answer in written)
 

@@ -149,7 +149,7 @@ def log_data(data: bytes) -> LogData:
     """What the data of ROOT/log says.
 
     Raises:
-        msgspec.MsgspecError: kvlog did not write it.
+        UNREADABLE: kvlog did not write it.
     """
     return msgspec.json.decode(data, type=LogData) if data else LogData()
 
@@ -158,7 +158,7 @@ def log_bytes_before(segment: int, data: bytes) -> int:
     """What the data of a segment's znode says: the size of all entries before it.
 
     Raises:
-        msgspec.MsgspecError: nothing, or kvlog did not write it.
+        UNREADABLE: nothing, or kvlog did not write it.
     """
     return 0 if segment == 0 else msgspec.json.decode(data, type=SegmentData).log_bytes
 

@@ -40,7 +40,7 @@ from kazoo.protocol.states import KeeperState
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
+from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, UNREADABLE
 from kvlog.core.machine import REQUEST_WINDOW, Identity
 from kvlog.errors import Stuck, Unavailable, WrongLog
 from kvlog.ports import Clock, Post
@@ -204,7 +204,7 @@ class ZooKeeperSession:
                 data = self._made()
         try:
             cluster = msgspec.json.decode(data, type=ClusterData)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self._fail(WrongLog.exit_code, self.refusal.foreign(layout.cluster))
             raise
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):

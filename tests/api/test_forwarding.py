@@ -15,13 +15,17 @@ import pytest
 from kvlog.api.incoming import BODY_BYTES_MAX
 from kvlog.api.internal import FORWARD_BYTES_MAX, forward_of
 from kvlog.api.txn import txn_of
+from kvlog.core import effects as do
+from kvlog.core import events as ev
 from kvlog.core.commands import Txn, update
-from kvlog.core.entry import KEY_BYTES_MAX
-from kvlog.core.values import Ack, Refused
+from kvlog.core.entry import KEY_BYTES_MAX, OWN_ID, Leader, encode_entry
+from kvlog.core.values import Ack, Member, Refused, Unknown
+from kvlog.memory import MemorySession
 from kvlog.memory_store import MemoryStore
 from kvlog.peers import Forward, HttpPeers, NoAnswer
 from kvlog.service.reads import Reads
-from kvlog.service.writes import plan_rollback
+from kvlog.service.writes import Write, Writes, plan_rollback
+from tests.chain import Chain
 from tests.memory_node import MemoryNode
 
 
@@ -71,12 +75,14 @@ def test_the_largest_transaction_can_be_handed_on():
 
 
 @contextmanager
-def answering(status: int) -> Iterator[str]:
+def answering(status: int, heard: list[bytes] | None = None) -> Iterator[str]:
     """A server on a port of its own that answers everything with this status and nothing that is understood."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if heard is not None:
+                heard.append(body)
             self.send_response(status)
             self.send_header("Content-Length", "2")
             self.end_headers()
@@ -102,3 +108,29 @@ def test_what_a_leader_does_not_take_was_not_done(tmp_path: Path, status: int, k
     peers.stop()
 
     assert isinstance(answer, kind), answer
+
+
+def test_a_write_whose_answer_got_lost_is_asked_for_again_under_one_id(tmp_path: Path):
+    """One that its client has given none has one of its node's: whoever leads by then does not do it once more."""
+    node = MemoryNode(watchdog_s=60.0, say=lambda _: None, fail=fail)
+    ensemble, events, heard = node.session._ensemble, [], []
+    peers = HttpPeers(node.runtime.post, incoming=tmp_path / "incoming", verify=lambda _: MemoryStore().position())
+    writes = Writes(
+        node_id="n1", instance="a1", runtime=node.runtime, store=node.store, peers=peers, clock=node.clock
+    )
+    with answering(500, heard) as address:
+        leader = MemorySession(ensemble, Member("n2", "a2", address, "catchup"), events.append, node.clock)
+        leader.connect()
+        leader.enrol(do.Enrol())
+        (enrolled,) = (event for event in events if isinstance(event, ev.Enrolled))
+        ensemble.append(enrolled.name, encode_entry(Chain(enrolled.epoch).header(leader=Leader("n2", address))))
+        node.start()
+        written = writes.write(Write(update("k", "v"), "", Ack.LOG, 1.0))
+    node.stop()
+    peers.stop()
+
+    ids = {forward_of(body).request_id for body in heard}
+    assert isinstance(written.outcome, Unknown)
+    assert len(heard) > 1
+    assert ids == {written.request_id}
+    assert written.request_id.startswith(OWN_ID)

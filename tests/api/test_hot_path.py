@@ -29,10 +29,12 @@ from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.commands import update
 from kvlog.core.entry import VALUE_BYTES_MAX, Leader
-from kvlog.core.values import Ack, Committed, PushAnswer, PushBody, Reach
+from kvlog.core.values import Ack, Committed, Member, PushAnswer, PushBody, Reach
 from kvlog.ensemble import LocalEnsemble
 from kvlog.front import Answer, Begin
+from kvlog.memory import MemorySession
 from kvlog.peers import HttpPeers
+from kvlog.ports import Post
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from kvlog.service.service import make_service
 from kvlog.service.writes import Write
@@ -557,6 +559,72 @@ def test_whatever_is_asked_is_answered_the_same(
         pair.same(request(f"{method} {path}{query}", *fields, body=body))
 
 
+HOSTILE_METHODS = st.sampled_from(["PUT", "POST", "GET", "DELETE", "put", "P@T", "BREW", ""])
+HOSTILE_TARGETS = st.sampled_from(
+    [
+        "/update", "/v1/txn", "/v1/kv/h", "/v1/kv/%00", "/v1/kv/%ed%a0%80", "/v1/kv/e%CC%81", "/v1/kv/%C3%A9",
+        "/v1/kv/..",
+        "/v1/kv/a\tb", "/v1/kv/h?ttl=1e400", "/v1/kv/h?lease=-1", "/propagate", "*", "http://", "//",
+        "/v1/kv/" + "h" * 9_000,
+    ]
+)  # fmt: skip
+HOSTILE_FIELDS = st.lists(
+    st.sampled_from(
+        [
+            "Content-Length: 3\r\nContent-Length: 5", "Content-Length: -1", "Content-Length: 0x3",
+            "Content-Length: 3, 3",
+            "X-Folded: b\r\n c", "X-Nul: \0", "X\0Name: b", "no colon", "X Space: b", ": no name", "X-Lone: a\rb",
+            "Host: y", "Expect: nonsense", "Connection: keep-alive, close", "X-Long: " + "a" * 30_000,
+            "If-Match: " + '"1",' * 600, "If-None-Match: \t,\t,", "Idempotency-Key: ~own", "Idempotency-Key: ..",
+            "Content-Type: application/json; charset=\"", "Content-Type: " + "a/" * 200,
+            "Content-Encoding: \x80", JSON, JSON,
+        ]
+    ),
+    max_size=2,
+)  # fmt: skip
+CODINGS = st.sampled_from(
+    [
+        "chunked", "ChUnKeD", "gzip, chunked", "chunked\r\nTransfer-Encoding: chunked", "chunked, identity",
+        "identity",
+        "xchunked", "chunked\r\nContent-Length: 9", "\tchunked ", "chunked;q=1",
+    ]
+)  # fmt: skip
+CHUNKS = st.sampled_from(
+    [
+        b"0\r\n\r\n", b"1;a=b\r\nx\r\n0;c\r\n\r\n", b"-1\r\nx\r\n0\r\n\r\n", b"1\nx\n0\n\n",
+        b"0x1\r\nx\r\n0\r\n\r\n",
+        b"fffffffffffffffff\r\nx\r\n0\r\n\r\n", b"2\r\nxyz\r\n0\r\n\r\n",
+        b"1\r\nx\r\n0\r\nContent-Length: 9\r\n\r\n",
+        b"17\r\n{\"key\":\"h\",\"value\":\"h\"}\r\n0\r\n\r\n", b"\r\n", b"nothing like it\r\n",
+    ]
+)  # fmt: skip
+BOMBS = st.sampled_from(
+    [
+        b"[" * 60_000, b'{"then":' * 8_000, b'{"key":"h","value":%s}' % (b"9" * 500), b'{"key":"h","value":1e400}',
+        b'\xef\xbb\xbf{"key":"h","value":"h"}', b'{"key":"h","value":"\\ud800"}', b'{"key":"\\udc00","value":"h"}',
+        b'{"key":"h","value":"\xed\xa0\x80"}', b'{"key":"h","value":NaN}', b'{"key":"h","key":"h","value":"h"}',
+        b'{"key":"\\u0000h","value":"h"}', b'{"key":"h\\u0000","value":"\\u0000"}', "{}".encode("utf-16"),
+        b"\0" * 100,
+        b'{"then":[{"op":"put","key":"h","value":"h","ttl":-0.0}]}',
+        b'{"then":[{"op":"put","key":"h","value":"h","lease":7.0}]}',
+    ]
+)  # fmt: skip
+HOSTILE_BODIES = BOMBS.map(lambda body: (f"Content-Length: {len(body)}", body)) | st.tuples(
+    CODINGS.map("Transfer-Encoding: ".__add__), CHUNKS
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(HOSTILE_METHODS, HOSTILE_TARGETS, HOSTILE_FIELDS, HOSTILE_BODIES)
+def test_whatever_is_hostile_is_answered_the_same(
+    pair: Pair, method: str, target: str, fields: list[str], framed: tuple[str, bytes]
+):
+    """Heads that no client sends, lengths and chunks that contradict themselves, bombs of JSON: by both alike."""
+    length, body = framed
+    head = "\r\n".join((f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *fields, length))
+    pair.same(head.encode("latin-1") + b"\r\n\r\n" + body)
+
+
 # --- who answers ----------------------------------------------------------------------------------------------
 
 
@@ -606,13 +674,13 @@ class Reachable(NoPeers):
 class InProcess:
     """The hot path of a node in this process, without a server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, peers: type[Reachable] = Reachable) -> None:
         self.node = MemoryNode(
             watchdog_s=60, say=lambda _: None, fail=lambda _, reason: self.failed.append(reason)
         )
         self.failed: list[str] = []
         runtime = self.node.runtime
-        self.node.peers = Reachable(runtime.post)
+        self.node.peers = peers(runtime.post)
         self.peers = HttpPeers(runtime.post, incoming=directory, verify=lambda _: self.node.store.position())
         self.service = make_service(
             parse(["--port", "9", "--zk", "127.0.0.1:1", "--data-dir", str(directory)], {}),
@@ -719,6 +787,49 @@ def test_the_hot_path_answers_what_it_is_there_for(in_process: InProcess):
     assert in_process.made(request("POST /propagate", body=msgspec.msgpack.encode(push)))() is None
     for raw in NOT_HOT:
         assert in_process.found(raw) is None, raw
+
+
+class Silent(Reachable):
+    """A replica is pushed to, and has not answered yet."""
+
+    def __init__(self, post: Post) -> None:
+        super().__init__(post)
+        self.pushes: queue.SimpleQueue[do.Push] = queue.SimpleQueue()
+
+    def push(self, effect: do.Push) -> None:
+        self.pushes.put(effect)
+
+
+@pytest.mark.parametrize(("ack", "replicas"), [("log", {}), ("replicas", {"n2": "applied"})])
+def test_a_write_waits_for_the_replicas_as_it_was_asked_to(tmp_path: Path, ack: str, replicas: dict[str, str]):
+    """P3: with ack=log it is answered as soon as it is in the log, else once who keeps up has applied it."""
+    made = InProcess(tmp_path, Silent)
+    node = made.node
+    other = MemorySession(
+        node.session._ensemble, Member("n2", "a2", "127.0.0.1:8", "catchup"), lambda _: None, node.clock
+    )
+    other.connect()
+    other.join(do.Join("catchup"))
+    node.start()
+    pushes = node.peers.pushes
+    answer = PushAnswer(0, pushes.get(timeout=ANSWER_S).body.epoch)  # to the greeting: it keeps up
+    node.runtime.post(ev.PushAnswered("n2", answer))
+    replies: queue.SimpleQueue[Callable[[], Answer | None]] = queue.SimpleQueue()
+
+    async def begun() -> Answer | None:
+        begin = made.found(request(f"PUT /v1/kv/k?ack={ack}", body=b"1"))
+        assert callable(begin)
+        begin(replies.put)
+        push = await asyncio.to_thread(pushes.get, timeout=ANSWER_S)
+        assert push.body.first_index == 1
+        assert replies.empty() == (ack == "replicas")
+        node.runtime.post(ev.PushAnswered("n2", replace(answer, applied_index=1)))
+        return (await asyncio.to_thread(replies.get, timeout=ANSWER_S))()
+
+    _, _, body = asyncio.run(begun()) or (0, [], b"{}")
+    made.stop()
+
+    assert json.loads(body)["replicas"] == replicas
 
 
 def test_a_node_that_was_stale_as_it_started_is_not_called_stale_for_ever(in_process: InProcess):

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvlog.cluster import Cluster, ClusterNode
+from kvlog.cluster import Cluster, ClusterNode, server_command
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
+from tests.faults.mutation import VARIABLE
 
 WELL_S = 10.0
+
+MUTANT_SERVER = Path(__file__).resolve().parents[1] / "faults" / "mutant_server.py"
 
 STANDING: dict[str, Any] = {"session_timeout_s": 6, "flags": ("--retain", "1000000")}
 """Sessions that end soon after a node has been stopped; and a log that is kept whole, to be compared with."""
 
 
+def mutant_command(_: int) -> list[str]:
+    """``server.py`` as the mutant that the environment names."""
+    return [sys.executable, str(MUTANT_SERVER)]
+
+
 def new_cluster(keeper: ProcessKeeper, ensemble: LocalEnsemble, size: int = 3, **settings: Any) -> Cluster:
-    """A cluster that is not started yet, below a root of its own."""
+    """A cluster that is not started yet, below a root of its own; of mutants, if that is what is tested."""
+    settings.setdefault("command", mutant_command if VARIABLE in os.environ else server_command)
     name = uuid.uuid4().hex[:8]
     directory = keeper.directory / f"cluster-{name}"
     return Cluster(

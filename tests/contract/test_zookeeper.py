@@ -88,6 +88,22 @@ def test_the_tail_is_right_whatever_came_and_went(zookeeper_world: ZooKeeperWorl
     assert (node.tail(), other.tail()) == (5, 5)
 
 
+@pytest.mark.parametrize("how", ["with all that belongs to it", "for reads"])
+def test_a_confirmed_tail_has_passed_a_quorum(zookeeper_world: ZooKeeperWorld, how: str):
+    """Each time: it stands behind a transaction of its own. A single server may lag, or be cut off (L1, Q1)."""
+    node = zookeeper_world.node("n1")
+    zxids = []
+    for _ in range(5):
+        zxids.append(node.client.last_zxid)
+        if how == "for reads":
+            node.log.confirm_tail(do.ConfirmTail(0))
+            node.events.wait(ev.TailConfirmed)
+        else:
+            node.tail(confirm=True)
+
+    assert all(earlier < later for earlier, later in pairwise(zxids)), zxids
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

@@ -2,9 +2,14 @@
 
 import pytest
 
-from kvlog.core.entry import Delete, Entry, Put, Request
-from kvlog.core.evaluate import lease_key
+from kvlog.core import events as ev
+from kvlog.core.commands import Grant
+from kvlog.core.effects import Append
+from kvlog.core.entry import Delete, Entry, Put, Request, decode_entry
+from kvlog.core.evaluate import evaluate, first_lease, lease_key
 from kvlog.core.leases import ENDED_MAX, RETRY_S, Leases
+from kvlog.memory_store import MemoryStore
+from tests.golden import World
 
 
 def entry(*effects: Put | Delete) -> Entry:
@@ -74,6 +79,33 @@ def test_at_a_change_of_leader_the_whole_time_begins_anew(leases: Leases):
     assert leases.due(21.9) == []
     assert leases.due(22.0) == [7000]
     assert leases.remaining_ms(8000, 22.0) == 3_000
+
+
+def ended_by(world: World, time: float) -> list[str]:
+    """The keys that are deleted by what the node appends at this time."""
+    world.obey(f"at {time}")
+    assert world.node is not None
+    appended = [effect for effect in world.step(ev.Tick()) if isinstance(effect, Append)]
+    entries = [decode_entry(append.index, append.data).entry for append in appended]
+    return [effect.key for each in entries for request in each.requests for effect in request.effects]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_who_leads_again_gives_every_lease_its_whole_time(interrupted: bool):
+    """E1: while it did not lead, another leader may have heard of keep-alives, and confirmed them."""
+    world, lease = World(), first_lease(1)
+    world.log.barrier("n2", 104)
+    world.log.request(evaluate(MemoryStore(), Grant(1_000), 1))
+    for line in ("at 10", "given leader n1@5 n2@6", f"leases {lease}:1000", "at 10.9"):
+        world.obey(line)
+    for line in ("suspended", "connected", "tail", f"leases {lease}:1000") if interrupted else ():
+        world.obey(line)
+    assert world.node is not None
+    assert world.node.role == "leader"
+
+    assert ended_by(world, 10.99) == []
+    assert ended_by(world, 11.5) == ([] if interrupted else [lease_key(lease)])
+    assert ended_by(world, 11.95) == ([lease_key(lease)] if interrupted else [])
 
 
 def test_many_leases_end_a_few_at_a_time(leases: Leases):

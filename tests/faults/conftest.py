@@ -65,8 +65,8 @@ class Brisk(Stand):
     def _new(self) -> Cluster:
         settings: dict[str, Any] = {"session_timeout_s": BRISK_S, "flags": ("--retain", "1000000")}
         cluster = new_cluster(self._keeper, self._ensemble, **settings)
-        cluster.nodes = [RoutedNode(cluster, node.number, node.port) for node in cluster.nodes]
-        for node in cluster.nodes:
+        routed = [RoutedNode(cluster, node.number, node.port) for node in cluster.nodes]
+        for node in routed:
             ports = free_ports(len(self._ensemble.servers))
             proxies = [
                 self._network.proxy(port=port, to_port=server.client_port, talk=ZooKeeperTalk)
@@ -74,6 +74,7 @@ class Brisk(Stand):
             ]
             self._proxies[node.address] = proxies
             node.hosts = ",".join(proxy.address for proxy in proxies)
+        cluster.nodes = [*routed]
         return cluster
 
     def well(self) -> Cluster:

@@ -44,6 +44,7 @@ class Connection:
     def __init__(self, proxy: Proxy, client: socket.socket, client_port: int) -> None:
         self.proxy = proxy
         self.client_port = client_port
+        self.taken_at = proxy.loop.time()
         self.live = False
         self.abandoned = False
         self.rules = proxy.rules(client_port)

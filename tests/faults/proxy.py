@@ -133,6 +133,11 @@ class Proxy:
         """The ports of the clients whose connections have reached the server, the latest last."""
         return self._network.call(self._clients())
 
+    @property
+    def last_taken(self) -> float:
+        """When the latest of them has come, on a clock that all proxies of a network share; 0 if there is none."""
+        return self._network.call(self._last_taken())
+
     # --- for connections ----------------------------------------------------------------------------------
 
     def rules(self, client_port: int) -> Rules:
@@ -208,6 +213,9 @@ class Proxy:
 
     async def _clients(self) -> list[int]:
         return [connection.client_port for connection in self._served if connection.live]
+
+    async def _last_taken(self) -> float:
+        return max((connection.taken_at for connection in self._served if connection.live), default=0.0)
 
     def _take(self) -> None:
         """Take what has come to the port."""

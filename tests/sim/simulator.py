@@ -718,8 +718,13 @@ class Simulator:
 
     def lose_paused(self, node: SimNode, session_id: int) -> None:
         self.ensemble.end_session(session_id)
-        if node.alive and node.session.session_id == session_id:
-            node.disconnect(expire=True)
+
+        def notice() -> None:
+            if node.alive and node.session.session_id == session_id:
+                node.disconnect(expire=True)
+
+        # It notices only once it goes on, and behind what has come in for it meanwhile.
+        self.at(max(self.now, node.paused_until) + self.delay(), notice)
 
     # --- a run ---
 

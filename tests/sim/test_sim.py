@@ -65,12 +65,19 @@ def short(seed: int) -> Simulator:
     return sim
 
 
-def broken_promises(seeds: range) -> list[str]:
-    """What went wrong in these short runs. Runs in a process of its own."""
+def long(seed: int) -> Simulator:
+    """A long run."""
+    sim = Simulator(seed)
+    sim.run(seconds=12)
+    return sim
+
+
+def broken_promises(seeds: range, *, long_ones: bool = False) -> list[str]:
+    """What went wrong in these runs, which are short if they are not to be long. Runs in a process of its own."""
     found = []
     for seed in seeds:
         try:
-            short(seed).check()
+            (long if long_ones else short)(seed).check()
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to its seed
             found.append(f"seed {seed}: {type(error).__name__} {str(error)[:300]}")
     return found
