@@ -272,12 +272,13 @@ def _assemble(
     store = LmdbStore(settings.data_dir / STORE, history=settings.history)
     node = Node(_node_settings(settings, instance), store, store.position())
     hub = WatchHub(store)
+    named = _naming(settings)
     runtime = Runtime(
         node,
         store,
         clock,
-        say=say,
-        fail=_naming(settings, fail),
+        say=lambda text: say(named(text)),
+        fail=lambda code, reason: fail(code, named(reason)),
         announce=partial(_announce, settings),
         on_applied=hub.applied,
     )
@@ -370,14 +371,15 @@ def _announce(settings: Settings, status: Status) -> None:
     )
 
 
-def _naming(settings: Settings, fail: Callable[[int, str], NoReturn]) -> Callable[[int, str], NoReturn]:
-    """End as the core says, which knows neither the data directory nor ZooKeeper's servers by their names."""
-    names = {"DATA_DIR": str(settings.data_dir), "HOSTS": settings.zk}
-
-    def stop(code: int, reason: str) -> NoReturn:
-        fail(code, re.sub("|".join(names), lambda match: quote(names[match[0]]), reason))
-
-    return stop
+def _naming(settings: Settings) -> Callable[[str], str]:
+    """Makes commands of what the core says, which knows no directory and no path of ZooKeeper's by its name."""
+    names = {
+        "DATA_DIR": str(settings.data_dir),
+        "HOSTS": settings.zk,
+        "ELECTION": Layout(settings.root).election,
+    }
+    places = re.compile(rf"\b({'|'.join(names)})\b")
+    return lambda text: places.sub(lambda match: quote(names[match[0]]), text)
 
 
 def _node_settings(settings: Settings, instance: str) -> NodeSettings:

@@ -61,6 +61,10 @@ class ClusterNode:
         self.number = number
         self.port = port
         self.address = f"127.0.0.1:{port}"
+        self.advertised = self.address
+        """Where the other nodes reach it; another address if there is something in between."""
+        self.flags: tuple[str, ...] = ()
+        """What only this node is started with."""
         self.data_dir = cluster.directory / str(port)
         self.log = cluster.directory / f"{port}.log"
         self.child: Child | None = None
@@ -75,7 +79,9 @@ class ClusterNode:
             *("--port", str(self.port), "--zk", cluster.hosts, "--root", cluster.root),
             *("--data-dir", str(self.data_dir), "--recover", recover),
             *("--session-timeout", str(cluster.session_timeout_s), "--demo"),
+            *(("--id", self.address, "--advertise", self.advertised) if self.advertised != self.address else ()),
             *cluster.flags,
+            *self.flags,
             *flags,
         ]
         said = self._lines_on_ready()
@@ -259,8 +265,8 @@ class Cluster:
                 node.terminate()
 
     def node(self, address: str) -> ClusterNode:
-        """The node at an address."""
-        return next(node for node in self.nodes if node.address == address)
+        """The node at an address: its own, or the one that the other nodes know."""
+        return next(node for node in self.nodes if address in (node.address, node.advertised))
 
     @property
     def running(self) -> list[ClusterNode]:
@@ -305,7 +311,7 @@ class Cluster:
         """The leader, once every running node is a member that keeps up with its pushes."""
         end = time.monotonic() + timeout_s
         leader = self.wait_for_leader(timeout_s)
-        others = {node.address for node in self.running} - {leader.address}
+        others = {node.advertised for node in self.running} - {leader.advertised}
 
         def settled() -> bool:
             members = leader.status()["members"]

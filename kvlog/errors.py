@@ -20,6 +20,7 @@
     ├── SlowReader            a watcher does not take its events as fast as they happen
     ├── WatchEnded            a watch cannot go on at this node; says from where it can be begun again
     ├── Unavailable           the other side did not answer in time, or not at all
+    ├── TooBusy               this node has more to do than it can: nothing of the request was done
     ├── ClientGone            whoever has asked is not there any more
     ├── FailpointHit          a failpoint was armed to raise; ends a node as a bug would, exit code 70
     └── InvariantViolation    a bug in kvlog itself; exit code 70
@@ -145,6 +146,10 @@ class WatchEnded(KvlogError):
         super().__init__(str(reason))
         self.reason = reason
         self.resume = resume
+
+
+class TooBusy(KvlogError):
+    """This node has more to do than it can: nothing of the request was done, and nothing will be."""
 
 
 class ClientGone(KvlogError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import traceback
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from kvlog.errors import InvariantViolation, KvlogError
+from kvlog.errors import InvariantViolation, KvlogError, Stuck
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,10 +25,28 @@ def end_by(error: BaseException, fail: Fail) -> None:
         fail(error.exit_code, str(error))
         return
     traceback.print_exception(error, file=sys.stderr)
+    shortage = _shortage(error)
     if isinstance(error, InvariantViolation):
         fail(error.exit_code, str(error))
+    elif shortage:
+        fail(
+            Stuck.exit_code,
+            f"{shortage}: {error!r}; nothing is wrong with the store: raise the limit, or make room on this "
+            "machine, and start this node again",
+        )
     else:
         fail(InvariantViolation.exit_code, f"a bug in kvlog: {error!r}")
+
+
+def _shortage(error: BaseException) -> str:
+    """What the process has run out of, if that is why it ends."""
+    if isinstance(error, MemoryError):
+        return "there is no memory left for this process (ulimit -v)"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "there are no descriptors left for this process (ulimit -n)"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "there are no threads left for this process, or no memory for one (ulimit -u, ulimit -v)"
+    return ""
 
 
 class Guard:

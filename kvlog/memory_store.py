@@ -57,6 +57,7 @@ class MemoryStore:
         # Replaced as a whole: readers on other threads see the state before a change, or after it.
         self.state = MemoryState()
         self.durable = self.state  # what a power cut would leave, at least
+        self.distrusted = ""
         self._snapshots = snapshots if snapshots is not None else {}
         self._history = history
 
@@ -237,6 +238,10 @@ class MemoryStore:
     def _move(self, position: Position) -> Position:
         self.state = dataclasses.replace(self.state, position=position)
         return position
+
+    def distrust(self, reason: str) -> None:
+        """See ports.Store."""
+        self.distrusted = reason
 
     def close(self) -> None:
         """See ports.Store."""

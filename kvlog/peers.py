@@ -22,6 +22,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.commands import Command
+from kvlog.core.entry import UNREADABLE
 from kvlog.core.machine import Position
 from kvlog.core.values import (
     Ack,
@@ -103,7 +104,7 @@ class ForwardAnswer(msgspec.Struct, frozen=True, array_like=True):
         """What it says.
 
         Raises:
-            msgspec.MsgspecError: nothing that is understood.
+            UNREADABLE: nothing that is understood.
         """
         if self.kind not in _outcomes:
             raise msgspec.ValidationError(f"there is no outcome {self.kind!r}")
@@ -183,7 +184,7 @@ class HttpPeers:
                 return ev.PushFailed(member.node_id)
             hit("mid_push")
             return ev.PushAnswered(member.node_id, _answers.decode(answer.body))
-        except (Unavailable, msgspec.MsgspecError):
+        except (Unavailable, *UNREADABLE):
             return ev.PushFailed(member.node_id)
         finally:
             self._keep(member.address, line)
@@ -328,7 +329,7 @@ class HttpPeers:
             return Refused(f"{address} does not take this write from another node: status {response.status}")
         try:
             return _forward_answers.decode(response.data).outcome()
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return NoAnswer(f"{address} gave an answer that is not understood, status {response.status}")
 
 
@@ -345,7 +346,7 @@ def _refusal(address: str, response: urllib3.BaseHTTPResponse) -> _NoSnapshot:
     reason, applied_index = f"status {response.status}", None
     try:
         said = json.loads(response.read(REFUSAL_BYTES_MAX))
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None  # its words cannot be read; the status is what is known
     if isinstance(said, dict):
         reason = str(said.get("detail", reason))

@@ -222,6 +222,9 @@ class Store(View, Protocol):
     def install(self, source: str) -> Position:
         """Put a fetched snapshot in this store's place, whole or not at all; returns its position."""
 
+    def distrust(self, reason: str) -> None:
+        """Note for good that this store must not be opened again; from any thread."""
+
     def close(self) -> None:
         """Give the files back."""
 

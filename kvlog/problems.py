@@ -16,6 +16,7 @@ from kvlog.errors import (
     InvalidInput,
     KvlogError,
     SlowReader,
+    TooBusy,
     TooManyKeys,
     TooStale,
     Unavailable,
@@ -88,6 +89,7 @@ OF_ERROR: dict[type[KvlogError], tuple[str, str]] = {
     TooStale: ("too-stale", "; ask another node, or allow more"),
     TooManyKeys: ("too-many-keys", ""),
     SlowReader: ("slow-reader", ""),
+    TooBusy: ("refused", "; try again, or ask another node"),
     Unavailable: ("unavailable", "; try again, or ask another node"),
 }
 """The type, and what to do where the error does not say it."""
@@ -110,4 +112,13 @@ def details_of(error: KvlogError) -> tuple[str, dict[str, Any]]:
     if isinstance(error, HistoryTrimmed):
         return "history-trimmed", details("history-trimmed", f"{error}; ask for a later one", floor=error.floor)
     kind, advice = next(OF_ERROR[each] for each in type(error).__mro__ if each in OF_ERROR)
-    return kind, details(kind, f"{error}{advice}")
+    outcome = {"outcome": "refused"} if kind == "refused" else {}
+    return kind, details(kind, f"{error}{advice}", **outcome)
+
+
+def details_of_status(status: int, detail: str) -> dict[str, Any]:
+    """The body that tells of a problem of which only the HTTP status says what it is."""
+    known = HTTPStatus(status)
+    if known in OF_STATUS:
+        return details(OF_STATUS[known], detail)
+    return {"type": "about:blank", "title": known.phrase, "status": known.value, "detail": detail}

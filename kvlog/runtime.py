@@ -23,7 +23,7 @@ from kvlog.core.machine import Position
 from kvlog.core.node import Node
 from kvlog.core.status import Status
 from kvlog.core.values import Answer, Unknown
-from kvlog.errors import FailpointHit, InvariantViolation, Unavailable
+from kvlog.errors import FailpointHit, InvariantViolation, StoreDamaged, Unavailable
 from kvlog.failpoints import hit
 from kvlog.guard import Fail, end_by
 from kvlog.ports import Clock, Election, Log, Peers, Store
@@ -98,7 +98,7 @@ class Executor:
         store: Callable[[StoreWork], None],
         reply: Callable[[do.Reply], None],
         note: Callable[[do.Note], None],
-        stop: Callable[[do.Exit], None],
+        stop: Callable[[do.Exit | do.Distrust], None],
     ) -> None:
         self._ports: dict[type, Callable[[Any], None]] = {
             do.ReadTail: log.read_tail,
@@ -130,6 +130,7 @@ class Executor:
             do.Reply: reply,
             do.Note: note,
             do.Exit: stop,
+            do.Distrust: stop,
         }
 
     def execute(self, effect: do.Effect) -> None:
@@ -226,7 +227,7 @@ class Runtime:
             store=self._store_work.put,
             reply=self._reply,
             note=lambda effect: self._say(effect.text),
-            stop=lambda effect: self._fail(effect.code, effect.reason),
+            stop=self._end,
         )
         deciding = self._start("kvlog-decide", self._decide)
         self._start("kvlog-apply", self._apply)
@@ -361,6 +362,13 @@ class Runtime:
         answered = self._waiting.pop(effect.token, None)
         if answered is not None:
             answered(effect.answer)
+
+    def _end(self, effect: do.Exit | do.Distrust) -> None:
+        if isinstance(effect, do.Distrust):
+            self._store.distrust(effect.reason)
+            self._fail(StoreDamaged.exit_code, effect.reason)
+        else:
+            self._fail(effect.code, effect.reason)
 
     # --- the applying thread ------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from kvlog.core.applying import apply_entry
 from kvlog.core.commands import SetKey, Txn
 from kvlog.core.entry import (
@@ -17,7 +19,7 @@ from kvlog.core.entry import (
     encode_entry,
     encode_request,
 )
-from kvlog.core.evaluate import evaluate
+from kvlog.core.evaluate import View, evaluate
 from kvlog.core.machine import Changes, Identity, Position, Record, Remembered, record_after
 from kvlog.memory_store import MemoryTransaction
 
@@ -66,8 +68,10 @@ class Chain:
                 transaction.records.pop(key, None)
             else:
                 data = value.encode() if isinstance(value, str) else value
-                request = evaluate(transaction, Txn((SetKey(key, data),)), revision)
-                transaction.records[key] = record_after(request.effects[0], revision)
+                request = evaluate(cast(View, transaction), Txn((SetKey(key, data),)), revision)
+                record = record_after(request.effects[0], revision)
+                assert record is not None
+                transaction.records[key] = record
             requests.append(encode_request(request))
         return self.add(encode_entry(self.header(), tuple(requests)))
 

@@ -1,4 +1,4 @@
-"""A Front with a small application of its own: ``front_server.py PORT THREADS WAITING PIECE_S [BROKEN]``.
+"""A Front with a small application of its own: ``front_server.py PORT THREADS WAITING PATIENCE_S [BROKEN]``.
 
 The application's paths do what the tests need (see APPLICATION, and the handlers below it). What it has seen is
 told by /state, on the event loop: also while all threads are busy. BROKEN names a part that fails on purpose.
@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kvlog.errors import StoreFailure
+from kvlog.errors import StoreFailure, TooBusy
 from kvlog.front import Answer, Begin, Exchange, Front, Reply, Scope, make_server, query_of, wsgi
 from kvlog.guard import Guard
 
@@ -85,7 +85,15 @@ def unread(environ: Environ, start: Start) -> Iterable[bytes]:
 
 def lines(environ: Environ, start: Start) -> Iterable[bytes]:
     start("200 OK", PLAIN)
-    return Pieces("lines", (b"%d\n" % len(line) for line in environ["wsgi.input"]))
+
+    def lengths() -> Iterator[bytes]:
+        try:
+            for line in environ["wsgi.input"]:
+                yield b"%d\n" % len(line)
+        except TooBusy:
+            seen["lines busy"] += 1
+
+    return Pieces("lines", lengths())
 
 
 def limited(environ: Environ, start: Start) -> Iterable[bytes]:
@@ -334,7 +342,7 @@ def shortcut(scope: Scope, body: bytes) -> Answer | Begin | None:
     return None if found is None else found(body)
 
 
-def make_front(threads: int, waiting: int, broken: str) -> Front:
+def make_front(threads: int, waiting: int, patience_s: float, broken: str) -> Front:
     if broken == "environ":
         wsgi.environ_of = lambda _: 1 / 0
 
@@ -366,16 +374,21 @@ def make_front(threads: int, waiting: int, broken: str) -> Front:
         headers=[("X-Node", "n1")],
         threads=threads,
         waiting_max=waiting,
+        slow_max=threads // 2,
+        body_s=patience_s,
     )
     return front
 
 
 def main() -> None:
-    port, threads, waiting, piece_s, *broken = sys.argv[1:]
-    wsgi.PIECE_S = float(piece_s)
+    port, threads, waiting, patience, *broken = sys.argv[1:]
+    patience_s = wsgi.PIECE_S = float(patience)
     multiprocessing.set_start_method("fork", force=True)
-    server = make_server("127.0.0.1", int(port))
-    server.serve(target_loader=lambda: make_front(int(threads), int(waiting), "".join(broken)), wrap_loader=False)
+    server = make_server("127.0.0.1", int(port), head_s=patience_s)
+    server.serve(
+        target_loader=lambda: make_front(int(threads), int(waiting), patience_s, "".join(broken)),
+        wrap_loader=False,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +13,7 @@ import pytest
 
 from bench.case import Scale, Unverified
 from bench.cases import CASES
-from bench.cases.growth import Place
+from bench.cases.growth import Growth, Place
 from bench.cases.takeover import Clients, Takeover
 from bench.cases.watches import Round, Watcher
 from bench.dialects import DIALECTS
@@ -269,7 +268,9 @@ def test_an_acknowledged_write_that_a_node_has_not_is_found(system: FakeSystem):
 
 @pytest.fixture
 def place(system: FakeSystem) -> Place:
-    found = Place(system, "padding", random.Random(1))
+    case = Growth(1, Scale(1, 1))
+    case.generate()
+    found = Place(system, case)
     found.write(20, 4)
     return found
 

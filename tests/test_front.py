@@ -167,10 +167,10 @@ def start_server(keeper: ProcessKeeper) -> Iterator[Start]:
     """Starts servers."""
     with ExitStack() as ending:
 
-        def start(*broken: str, piece_s: float = 20.0) -> Server:
+        def start(*broken: str, patience_s: float = 20.0) -> Server:
             (port,) = free_ports(1)
             log = keeper.directory / f"front-{uuid.uuid4().hex[:8]}.log"
-            argv = [sys.executable, str(PROGRAM), str(port), str(THREADS), str(WAITING), str(piece_s), *broken]
+            argv = [sys.executable, str(PROGRAM), str(port), str(THREADS), str(WAITING), str(patience_s), *broken]
             child = keeper.start(argv, name="front", log=log)
             ending.callback(child.kill)
 
@@ -381,15 +381,119 @@ def test_a_client_that_leaves_within_its_body_ends_the_call_quietly(server: Serv
     assert wait_until(lambda: server.post("/echo", b"x" * 70_000).status == 200, ANSWER_S)
 
 
-def test_a_body_that_does_not_go_on_is_given_up(start_server: Start):
-    """A client that sends nothing more does not hold its thread for ever."""
-    server = start_server(piece_s=0.3)
-    with ExitStack() as stalled:
-        for _ in range(THREADS):
-            client = stalled.enter_context(server.connect())
-            client.ask("POST /echo", "Content-Length: 1000000", body=b"x")
+@pytest.fixture(scope="module")
+def impatient(start_server: Start) -> Server:
+    """A server that gives clients little time."""
+    return start_server(patience_s=0.3)
 
-        assert server.post("/echo", b"abc").body == b"abc"
+
+@pytest.mark.parametrize("header", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+def test_a_body_that_does_not_go_on_is_given_up(impatient: Server, header: str):
+    """A client that sends nothing more holds neither its thread nor its connection for ever."""
+    with ExitStack() as stalled:
+        clients = [stalled.enter_context(impatient.connect()) for _ in range(THREADS)]
+        for client in clients:
+            client.ask("POST /echo", header, body=b"1\r\nx\r\n" if "chunked" in header else b"x")
+
+        assert impatient.post("/echo", b"abc").body == b"abc"
+        for client in clients:
+            assert client.answer().status == 500  # the application has no other one for it
+            assert client.closed
+
+
+@pytest.mark.parametrize("drip", [False, True], ids=["stalled", "dripping"])
+def test_a_small_body_that_does_not_come_in_its_time_is_given_up(impatient: Server, drip: bool):
+    """408, and the connection is closed: what comes later is no request, and the application hears of nothing."""
+    begun = impatient.state.get("echo begun", 0)
+    with ExitStack() as slow:
+        clients = [slow.enter_context(impatient.connect()) for _ in range(10)]
+        for client in clients:
+            client.ask("POST /echo", "Content-Length: 1000", body=b"x")
+        while drip and not select.select([client.socket for client in clients], [], [], 0.02)[0]:
+            for client in clients:
+                client.send(b"x")
+
+        for client in clients:
+            said = client.answer()
+            assert (said.status, said.headers["connection"], said.headers["x-node"]) == (408, "close", "n1")
+            assert json.loads(said.body)["detail"] == "the body has 1000 bytes, and they did not come within 0.3 s"
+            assert drip or client.closed  # what is sent into a connection that is closed resets it
+    assert impatient.state.get("echo begun", 0) == begun
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /echo HTTP/1.1\r\nHo"], ids=["nothing", "half"])
+def test_a_head_that_does_not_come_in_its_time_is_given_up(impatient: Server, head: bytes):
+    """The connection is closed, however steadily bytes come; so is one on which nothing is asked any more."""
+    with impatient.connect() as stalled, impatient.connect() as dripping, impatient.connect() as idle:
+        idle.ask("GET /unread")
+        assert idle.answer().body == b"unread"
+        stalled.send(head)
+        dripping.send(b"GET /echo HTTP/1.1\r\nX-Long: ")
+        while not select.select([dripping.socket], [], [], 0.02)[0]:
+            dripping.send(b"x")
+
+        assert stalled.closed
+        assert idle.closed
+
+
+def test_slow_clients_with_large_bodies_hold_some_of_the_threads_only(server: Server):
+    """As many stall as there may be requests: half of the threads soon have the others to serve."""
+    with ExitStack() as slow:
+        for number in range(THREADS + WAITING):
+            client = slow.enter_context(server.connect())
+            chunked = number % 2
+            client.ask("POST /lines", "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000")
+        assert server.saw("lines busy", THREADS + WAITING - THREADS // 2)
+
+        for _ in range(2 * THREADS):
+            assert server.get("GET /unread").body == b"unread"
+            assert server.post("/echo", b"abc").body == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("Content-Length: 10", b"12345"),
+        ("Content-Length: 100000", b"12345"),
+        ("Transfer-Encoding: chunked", b"5\r\n12345\r\n"),
+        ("Transfer-Encoding: chunked", b"-5\r\n12345\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", b"5\r\n123456\r\n0\r\n\r\n"),
+    ],
+)
+def test_a_body_that_breaks_off_is_told_to_who_still_listens(server: Server, header: str, body: bytes):
+    """400, not 500: nothing is wrong with the server. Then the connection is closed."""
+    with server.connect() as client:
+        client.ask("POST /echo", header, body=body)
+        client.socket.shutdown(socket.SHUT_WR)
+
+        said = client.answer()
+
+        assert (said.status, said.headers["x-node"]) == (400, "n1")
+        assert "breaks off before its end" in json.loads(said.body)["detail"]
+        assert client.closed
+
+
+def test_an_answer_to_a_body_that_breaks_off_later_is_not_taken_for_whole(server: Server):
+    """A client that reads the answer while it sends the body finds the connection closed within it."""
+    with server.connect() as client:
+        client.ask("POST /lines", "Transfer-Encoding: chunked", body=b"4\r\none\n\r\nno chunk\r\n")
+
+        assert not client.answer().whole
+
+
+def test_a_head_may_have_so_many_bytes(server: Server):
+    """431 or 414 beyond, and the connection is closed: nobody gathers headers without end."""
+    assert server.get("GET /environ?" + "x" * 50_000).status == 200
+    assert server.get("GET /environ", "X-Long: " + "x" * 50_000).status == 200
+    for head, *headers in (
+        ("GET /environ?" + "x" * 70_000,),
+        ("GET /environ", "X-Long: " + "x" * 140_000),
+        ("GET /environ", *(f"X-{number}: x" for number in range(1_000))),
+    ):
+        with server.connect() as client:
+            client.ask(head, *headers)
+            assert client.answer().status in {431, 414}
+            assert client.closed
 
 
 def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(server: Server):

@@ -75,6 +75,23 @@ def test_an_exception_that_nobody_expects_ends_the_process(ending: str):
     assert ended.stderr.splitlines()[-1].startswith("a bug in kvlog: ")
 
 
+@pytest.mark.parametrize(
+    ("shortage", "words"),
+    [
+        ("MemoryError()", "no memory left for this process"),
+        ("OSError(24, 'Too many open files')", "no descriptors left for this process (ulimit -n)"),
+        ('RuntimeError("can\'t start new thread")', "no threads left for this process"),
+    ],
+)
+def test_a_process_that_has_run_out_of_something_says_of_what(shortage: str, words: str):
+    """It is no bug: exit code 6, and what to do."""
+    ended = run(f"def failing(): raise {shortage}\nthreading.Thread(target=failing).start(); time.sleep(60)")
+
+    assert ended.returncode == 6, ended.stderr
+    assert words in ended.stderr.splitlines()[-1]
+    assert ended.stderr.splitlines()[-1].endswith("start this node again")
+
+
 def test_an_error_with_an_exit_code_of_its_own_keeps_it():
     """A failed store is no bug: one line, no traceback."""
     ended = run("def failing(): raise StoreFailure('no space')\nthreading.Thread(target=failing).start()\n")

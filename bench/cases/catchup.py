@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import string
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from kazoo.client import KazooClient
 
-from bench.case import Case, Figure, Unverified
-from bench.dialects import DIALECTS, Dialect, spoken
-from bench.inputs import PREFIX
-from bench.members import EtcdMembers, KvlogMembers, members_of
+from bench.case import Figure, Unverified
+from bench.cases.members_case import VALUE_BYTES, MembersCase, key_of
+from bench.members import KvlogMembers
 from bench.systems.base import System
 from bench.systems.http import Request
 from bench.systems.kvlog_nodes import KvlogNodes
-from bench.systems.loaded import HttpSystem
 from bench.wire import closed_loop, encoded
 from kvlog.cluster import ClusterNode
 from kvlog.core.replicator import RING_BYTES_MAX
@@ -33,7 +29,6 @@ UPDATES = 100
 COPIED_KEYS = 1_000_000
 LEAST_SINGLE, LEAST_TRANSACTIONS, LEAST_KEYS = 200, 20, 1_000
 KEYS = 10_000
-VALUE_BYTES = 100
 SAMPLE = 200
 
 MORE_ENTRIES = 10
@@ -55,7 +50,7 @@ FIRST_SEGMENT = "/log/0000000000"
 MIB = 1 << 20
 
 
-class Catchup(Case):
+class Catchup(MembersCase):
     """How fast a replica that was away catches up: by replaying what it has missed, or by copying another's store.
 
     It is stopped, and the others are written to on one connection, so that each write or transaction is an entry
@@ -65,29 +60,14 @@ class Catchup(Case):
     would need.
     """
 
-    @classmethod
-    def fits(cls, system: System) -> bool:
-        """Those whose nodes can be stopped one by one."""
-        return spoken(system) is not None and members_of(system) is not None
-
     def generate(self) -> None:
-        """How many of each, and values that differ."""
-        self.draw = random.Random(self.seed)
-        self.padding = "".join(self.draw.choices(string.ascii_letters, k=VALUE_BYTES - 12))
+        """How many of each."""
+        super().generate()
         self.singles = self.scale.of(SINGLE_WRITES, least=LEAST_SINGLE)
         self.transactions = self.scale.of(TRANSACTIONS, least=LEAST_TRANSACTIONS)
         self.copied = self.scale.of(COPIED_KEYS, least=LEAST_KEYS)
         self.written = 0
         self.latest: dict[str, str] = {}
-
-    def prepare(self, system: System) -> None:
-        """Nothing has to be there."""
-        asked, members = spoken(system), members_of(system)
-        assert asked is not None
-        assert members is not None
-        self.asked: HttpSystem = asked
-        self.members: KvlogMembers | EtcdMembers = members
-        self.dialect: Dialect = DIALECTS[asked.dialect]
 
     def execute(self, system: System) -> list[Figure]:
         """Away for single writes, then for transactions; and without its store."""
@@ -169,7 +149,7 @@ class Catchup(Case):
         first = self.draw.randrange(KEYS)
         for place in range(first, first + updates):
             self.written += 1
-            key, value = f"{PREFIX}{place % KEYS:08}", f"{self.written:012}{self.padding}"
+            key, value = key_of(place % KEYS), self.value(self.written)
             self.latest[key] = value
             yield key, value
 
@@ -184,9 +164,7 @@ class Catchup(Case):
     def _copy(self, system: KvlogNodes) -> list[Figure]:
         """Nodes of their own, with many keys, one of which loses its store."""
         with system.another("--retain", "0") as nodes:
-            nodes.put_many(
-                {f"{PREFIX}{number:08}": f"{number:012}{self.padding}" for number in range(self.copied)}
-            )
+            nodes.put_many(self.items(range(self.copied)))
             leader, node = (nodes.cluster.node(nodes.addresses[number]) for number in (0, -1))
             node.terminate()
             shutil.rmtree(node.data_dir)
@@ -201,7 +179,7 @@ class Catchup(Case):
             if installed is None:
                 raise Unverified("a node that has lost its store was to copy another one's, and has not")
             last = self.copied - 1
-            if nodes.get(f"{PREFIX}{last:08}", node=-1) != f"{last:012}{self.padding}":
+            if nodes.get(key_of(last), node=-1) != self.value(last):
                 raise Unverified("a node that has copied a store does not have what was put")
             size = (node.data_dir / "store" / "data.mdb").stat().st_size
         return [

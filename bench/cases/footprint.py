@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import random
-import string
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.case import Case, Figure, Unverified
-from bench.dialects import DIALECTS, spoken
+from bench.case import Figure, Unverified
+from bench.cases.members_case import MembersCase, key_of
 from bench.inputs import PREFIX
-from bench.members import EtcdMembers, KvlogMembers, members_of
+from bench.members import KvlogMembers
 from bench.systems.base import System
 from bench.systems.http import Request
-from bench.systems.loaded import HttpSystem
 from kvlog.errors import Unavailable
 from kvlog.processes import wait_until
 
 KEYS = (10_000, 1_000_000)
 LEAST = 100
 PUT_AT_ONCE = 100_000
-VALUE_BYTES = 100
 SAMPLE = 200
 
 LOOK_S = 0.01
@@ -31,7 +27,7 @@ BACK_S = 300.0
 OK = 200
 
 
-class Footprint(Case):
+class Footprint(MembersCase):
     """How much memory a node takes, idle and with many keys, and how long it takes to be there again with them.
 
     Memory is what the kernel counts for the processes of a node: RSS, all that is in memory of each of them, and
@@ -42,24 +38,10 @@ class Footprint(Case):
 
     fresh = True
 
-    @classmethod
-    def fits(cls, system: System) -> bool:
-        """Those whose nodes can be stopped one by one."""
-        return spoken(system) is not None and members_of(system) is not None
-
     def generate(self) -> None:
-        """How many keys; a value is the number of its key, and padding."""
-        self.draw = random.Random(self.seed)
-        self.padding = "".join(self.draw.choices(string.ascii_letters, k=VALUE_BYTES - 12))
+        """How many keys."""
+        super().generate()
         self.counts = sorted({self.scale.of(count, least=LEAST) for count in KEYS})
-
-    def prepare(self, system: System) -> None:
-        """Nothing has to be there, not even from another case."""
-        asked, members = spoken(system), members_of(system)
-        assert asked is not None
-        assert members is not None
-        self.asked: HttpSystem = asked
-        self.members: KvlogMembers | EtcdMembers = members
 
     def execute(self, system: System) -> list[Figure]:  # noqa: ARG002 - it is known since prepare
         """Idle, with fewer keys, with more, and started again."""
@@ -74,11 +56,7 @@ class Footprint(Case):
 
     def _put(self, there: int, count: int) -> None:
         for first in range(there, count, PUT_AT_ONCE):
-            numbers = range(first, min(first + PUT_AT_ONCE, count))
-            self.asked.put_many(dict(self._item(number) for number in numbers))
-
-    def _item(self, number: int) -> tuple[str, str]:
-        return f"{PREFIX}{number:08}", f"{number:012}{self.padding}"
+            self.asked.put_many(self.items(range(first, min(first + PUT_AT_ONCE, count))))
 
     def _memory(self, when: str) -> list[Figure]:
         """Of all nodes, divided by their number; of the ensemble, all of it."""
@@ -106,8 +84,8 @@ class Footprint(Case):
             _wait(lambda: self._answered(address, Request("GET", "/readyz"))[0] == OK)
             seconds = time.perf_counter() - begun
             figures.append(Figure(f"{keys}: start until /readyz", seconds, "s", False))
-        put, dialect = self.asked.put_request(f"{PREFIX}started", "yes"), DIALECTS[self.asked.dialect]
-        _wait(lambda: dialect.acknowledged(*self._answered(address, put)))
+        put = self.asked.put_request(f"{PREFIX}started", "yes")
+        _wait(lambda: self.dialect.acknowledged(*self._answered(address, put)))
         seconds = time.perf_counter() - begun
         self.members.wait_until_whole()
         return [*figures, Figure(f"{keys}: start until a put is taken", seconds, "s", False)]
@@ -124,9 +102,10 @@ class Footprint(Case):
         self.asked.agree()
         node = len(self.asked.addresses) - 1
         for number in self.draw.sample(range(self.counts[-1]), min(SAMPLE, self.counts[-1])):
-            key, value = self._item(number)
-            if (found := self.asked.get(key, node=node)) != value:
-                raise Unverified(f"a node that was started again has {found} at {key}, and not what was put")
+            if (found := self.asked.get(key_of(number), node=node)) != self.value(number):
+                raise Unverified(
+                    f"a node that was started again has {found} at {key_of(number)}, not what was put"
+                )
 
 
 def _mib(pids: tuple[int, ...]) -> tuple[float, float]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import statistics
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from bench.case import Case, Figure, Scale, Unverified
-from bench.dialects import DIALECTS, spoken
-from bench.inputs import PREFIX
-from bench.members import EtcdMembers, KvlogMembers, members_of
+from bench.case import Figure, Scale, Unverified
+from bench.cases.members_case import MembersCase, key_of
+from bench.dialects import DIALECTS
 from bench.systems.base import System
 from bench.systems.kvlog_nodes import KvlogNodes
 from bench.systems.loaded import HttpSystem
@@ -47,7 +44,6 @@ SINGLE, MANY, READS = 30, 960, 200
 LEAST_PROBED = 5
 """Requests of one round."""
 
-VALUE_BYTES = 100
 SAMPLE = 500
 SEEN_S = 30.0
 
@@ -76,8 +72,7 @@ class Place:
     """A system that is probed, with an account of what was written."""
 
     system: HttpSystem
-    padding: str
-    draw: random.Random
+    case: MembersCase
     written: int = 0
     latest: dict[str, str] = field(default_factory=dict)
 
@@ -89,8 +84,7 @@ class Place:
     def put_keys(self, count: int) -> None:
         """So many keys, in large transactions."""
         for first in range(0, count, PUT_AT_ONCE):
-            numbers = range(first, min(first + PUT_AT_ONCE, count))
-            items = {f"{PREFIX}{number:08}": f"{number:012}{self.padding}" for number in numbers}
+            items = self.case.items(range(first, min(first + PUT_AT_ONCE, count)))
             self.system.put_many(items)
             self.latest.update(list(items.items())[::KEPT_OF_PUT])
         self.system.agree()  # a node counts what it has applied
@@ -103,7 +97,7 @@ class Place:
         def requests() -> Iterator[bytes]:
             for _ in range(count):
                 self.written += 1
-                key, value = f"{PREFIX}{self.written % WRITTEN_KEYS:08}", f"{self.written:012}{self.padding}"
+                key, value = key_of(self.written % WRITTEN_KEYS), self.case.value(self.written)
                 self.latest[key] = value
                 yield encoded(leader, self.system.put_request(key, value))
 
@@ -116,7 +110,7 @@ class Place:
     def read(self, count: int) -> Loop:
         """So many reads of keys whose value is known, one after the other."""
         address = self.system.addresses[self.system.reader]
-        keys = self.draw.choices(sorted(self.latest), k=count)
+        keys = self.case.draw.choices(sorted(self.latest), k=count)
 
         def taken(number: int, status: int, body: bytes) -> None:
             if self.dialect.value(status, body) != self.latest[keys[number]]:
@@ -138,7 +132,7 @@ class Place:
     def _wait_for_reader(self) -> None:
         """Until the node that is read from has what was written last, on all connections."""
         last = range(max(1, self.written - CONNECTIONS), self.written + 1)
-        for key in (f"{PREFIX}{number % WRITTEN_KEYS:08}" for number in last):
+        for key in (key_of(number % WRITTEN_KEYS) for number in last):
             if not wait_until(lambda key=key: self._reads(key), SEEN_S, every_s=0.002):  # type: ignore[misc]
                 raise Unverified(f"a write of {key} was not seen on another node within {SEEN_S:g} s")
 
@@ -155,14 +149,14 @@ class Place:
         if counted != self.written:
             raise Unverified(f"{self.written} updates were acknowledged, and {counted} are counted")
         self.system.agree()
-        sample = self.draw.sample(sorted(self.latest), min(SAMPLE, len(self.latest)))
+        sample = self.case.draw.sample(sorted(self.latest), min(SAMPLE, len(self.latest)))
         for number in range(len(self.system.addresses)):
             for key in sample:
                 if (found := self.system.get(key, node=number)) != self.latest[key]:
                     raise Unverified(f"node {number}: {key} is {found}, not {self.latest[key]}")
 
 
-class Growth(Case):
+class Growth(MembersCase):
     """Whether a write or a read costs more when much has been written before, is there, or is kept in the log.
 
     The system that has grown stands beside a small one of the same kind, started afresh for every comparison,
@@ -175,32 +169,18 @@ class Growth(Case):
 
     fresh = True
 
-    @classmethod
-    def fits(cls, system: System) -> bool:
-        """Those of which there can be another one."""
-        return spoken(system) is not None and members_of(system) is not None
-
     def generate(self) -> None:
         """How much of everything."""
-        self.draw = random.Random(self.seed)
-        self.padding = "".join(self.draw.choices(string.ascii_letters, k=VALUE_BYTES - 12))
+        super().generate()
         self.histories = sorted({self.scale.of(count, least=LEAST) for count in HISTORIES})
         self.small = self.scale.of(SMALL, least=LEAST)
         self.keys = self.scale.of(KEYS, least=LEAST)
         self.retained = self.scale.of(RETAINED, least=LEAST)
 
-    def prepare(self, system: System) -> None:
-        """Nothing: what is needed besides is started when it is."""
-        members = members_of(system)
-        assert members is not None
-        self.members: KvlogMembers | EtcdMembers = members
-
     def execute(self, system: System) -> list[Figure]:
         """Grow in one way after the other."""
         figures = []
-        asked = spoken(system)
-        assert asked is not None
-        self.place = self._place(asked)
+        self.place = self._place(self.asked)
         for count in self.histories:
             self.place.write(count - self.place.written, GROW_CONNECTIONS)
             figures += self._compared(self.place, f"updates before at {count:,}")
@@ -214,7 +194,7 @@ class Growth(Case):
         return figures
 
     def _place(self, system: HttpSystem) -> Place:
-        return Place(system, self.padding, self.draw)
+        return Place(system, self)
 
     def _kept(self, system: KvlogNodes) -> list[Figure]:
         """A log that has as many entries as are kept."""

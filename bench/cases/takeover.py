@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from bench.case import Case, Figure, Unverified
-from bench.dialects import DIALECTS, spoken
+from bench.case import Figure, Unverified
+from bench.cases.members_case import MembersCase
+from bench.dialects import DIALECTS
 from bench.inputs import PREFIX
-from bench.members import EtcdMembers, KvlogMembers, members_of
 from bench.systems.base import System
 from bench.systems.loaded import HttpSystem
 from bench.wire import answer_in, encoded
@@ -137,7 +137,7 @@ class Clients:
             writer.close()
 
 
-class Takeover(Case):
+class Takeover(MembersCase):
     """For how long nobody's write is acknowledged when the leader is killed, and when it is told to stop.
 
     Clients try all nodes in turn, one write every few milliseconds, however many are not answered yet. Each
@@ -145,22 +145,15 @@ class Takeover(Case):
     acknowledgements, whoever got them. Then the node is started again.
     """
 
-    @classmethod
-    def fits(cls, system: System) -> bool:
-        """Those whose nodes can be killed one by one."""
-        return spoken(system) is not None and members_of(system) is not None
-
     def generate(self) -> None:
         """How often; what is written is numbered."""
+        super().generate()
         self.times = self.scale.of(TIMES, least=LEAST_TIMES)
 
     def prepare(self, system: System) -> None:
         """Nothing has to be there."""
-        asked, members = spoken(system), members_of(system)
-        assert asked is not None
-        assert members is not None
-        self.members: KvlogMembers | EtcdMembers = members
-        self.clients = Clients(asked)
+        super().prepare(system)
+        self.clients = Clients(self.asked)
 
     def execute(self, system: System) -> list[Figure]:  # noqa: ARG002 - it is known since prepare
         """Kill and stop in turn."""

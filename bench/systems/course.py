@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from bench.inputs import PREFIX
 from bench.load import Kind
 from bench.systems.http import Request, posted
-from bench.systems.loaded import HttpSystem
-from bench.systems.process_tree import with_descendants
+from bench.systems.peer_nodes import NODES, PeerNodes
 from kvlog.ensemble import LocalEnsemble
 from kvlog.errors import Unavailable
-from kvlog.processes import Child, free_ports, wait_until
-
-NODES = 3
-START_S = 30.0
-AGREE_S = 60.0
-_ROOT = Path(__file__).resolve().parent.parent.parent
+from kvlog.processes import free_ports
 
 
-class Course(HttpSystem):
+class Course(PeerNodes):
     """Three processes, ``bench.peers.course_node``, and three ZooKeeper servers."""
 
     name = "course design"
@@ -38,8 +29,6 @@ class Course(HttpSystem):
     def __init__(self) -> None:
         super().__init__()
         self.ensemble = LocalEnsemble(self._keeper)
-        self._children: list[Child] = []
-        self._addresses: tuple[str, ...] = ()
 
     def most_connections(self, kind: Kind) -> int:  # noqa: ARG002 - as with all of them
         """Each is a thread, and at each update the others wait for all that came before."""
@@ -49,14 +38,10 @@ class Course(HttpSystem):
         """The ensemble, then the nodes."""
         self._keeper.__enter__()
         self.ensemble.start()
-        ports = free_ports(NODES)
-        self._addresses = tuple(f"127.0.0.1:{port}" for port in ports)
-        for port in ports:
+        for port in free_ports(NODES):
             argv = [sys.executable, "-m", "bench.peers.course_node", str(port), self.ensemble.hosts]
-            log = self._keeper.directory / f"course-{port}.log"
-            self._children.append(self._keeper.start(argv, name=f"course node {port}", log=log, cwd=_ROOT))
-        if not wait_until(self._serving, START_S):
-            raise Unavailable(f"the course design does not serve:\n{self._children[0].log_tail()}")
+            self._start_node(argv, port, self._keeper.directory / f"course-{port}.log")
+        self._wait_until_serving()
         self.find_leader()
 
     def _serving(self) -> bool:
@@ -66,37 +51,18 @@ class Course(HttpSystem):
             return False
         return len(members) == 1 and len(members.pop()) == NODES
 
-    def _state(self, address: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.http.json(address, Request("GET", "/state"))
-        return found
-
-    def stop(self) -> None:
-        """Kill them all."""
-        self.http.close()
-        self._keeper.__exit__(None, None, None)
-
     def find_leader(self) -> str:
         """As the nodes see it."""
-        leader = str(self._state(self._addresses[0])["members"][0])
-        self._addresses = (leader, *(other for other in self._addresses if other != leader))
-        return leader
+        return self._first(str(self._state(self._addresses[0])["members"][0]))
 
     def version(self) -> str:
         """There is only this one."""
         return "as in this checkout"
 
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """See System."""
-        return self._addresses
-
     def pids(self) -> dict[str, tuple[int, ...]]:
         """One process per node, and the servers of the ensemble."""
         servers = (server.pid for server in self.ensemble.servers)
-        return {
-            "node": tuple(pid for child in self._children for pid in with_descendants(child.pid)),
-            "zookeeper": tuple(pid for pid in servers if pid is not None),
-        }
+        return {**super().pids(), "zookeeper": tuple(pid for pid in servers if pid is not None)}
 
     def put_request(self, key: str, value: str) -> Request:
         """POST /update."""
@@ -117,21 +83,3 @@ class Course(HttpSystem):
             raise Unavailable(f"a get was answered {status}: {body[:500]!r}")
         found: str | None = json.loads(body)["value"]
         return found
-
-    def revision(self) -> int:
-        """How many updates are in the log."""
-        return int(self._state(self._addresses[0])["revision"])
-
-    def contents(self, node: int) -> dict[str, str]:
-        """All at once."""
-        found = self.http.json(self._addresses[node], Request("GET", "/all"))
-        return {key: value for key, value in found.items() if key.startswith(PREFIX)}
-
-    def agree(self) -> None:
-        """All have the same digest."""
-
-        def same() -> bool:
-            return len({self._state(address)["digest"] for address in self._addresses}) == 1
-
-        if not wait_until(same, AGREE_S):
-            raise Unavailable("the nodes of the course design do not have the same digest")

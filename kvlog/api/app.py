@@ -22,7 +22,7 @@ from kvlog.api import (
     txn,
 )
 from kvlog.api.answers import respond
-from kvlog.api.incoming import BodyTooLarge
+from kvlog.api.incoming import NotRead
 from kvlog.api.marks import marks
 from kvlog.api.problems import of_error, of_status
 from kvlog.errors import KvlogError
@@ -68,10 +68,9 @@ def _add_errors(app: Flask) -> None:
     for kind in ANSWERED:
         app.register_error_handler(kind, answered)
 
-    @app.errorhandler(BodyTooLarge)
-    def too_large(error: BodyTooLarge) -> Response:
+    @app.errorhandler(NotRead)
+    def not_read(error: NotRead) -> Response:
         response = respond(of_error(error))
-        # What is left of the body is not read: the connection cannot be used again.
         response.headers["Connection"] = "close"
         return response
 
@@ -90,4 +89,6 @@ def _add_errors(app: Flask) -> None:
     def other(error: HTTPException) -> Response:
         headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
         code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        if code == HTTPStatus.REQUEST_TIMEOUT:  # what is left of the body may come, and is no request
+            headers["Connection"] = "close"
         return respond(of_status(code, error.description or "", headers))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from flask import request
+from werkzeug.exceptions import RequestTimeout
 
 from kvlog.api.answers import JSON
 from kvlog.core.entry import check_key
@@ -17,6 +19,9 @@ from kvlog.errors import InvalidInput
 
 BODY_BYTES_MAX = 2 * 1024 * 1024
 """Upper bound of a body in JSON. The largest value takes up to six times its size as escaped JSON."""
+
+BODY_S = 120.0
+"""How long a body that is taken as a whole may take to come, however steadily it does."""
 
 NDJSON = "application/x-ndjson"
 
@@ -47,8 +52,12 @@ class Asked(Protocol):
         """See below."""
 
 
-class BodyTooLarge(InvalidInput):
-    """The body has more bytes than may be. What is left of it stays unread: the connection is of no more use."""
+class NotRead(InvalidInput):
+    """The body, or what is left of it, stays unread: the connection is of no more use."""
+
+
+class BodyTooLarge(NotRead):
+    """The body has more bytes than may be."""
 
     def __init__(self, bytes_max: int) -> None:
         super().__init__(f"the body has more than {bytes_max} bytes", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -106,9 +115,16 @@ def body(bytes_max: int = BODY_BYTES_MAX, /) -> bytes:
 
     Raises:
         BodyTooLarge: it is longer.
-        InvalidInput: 415; it is encoded in a way that would have to be undone.
+        RequestTimeout: it takes longer than BODY_S to come.
+        InvalidInput: it is encoded in a way that would have to be undone.
     """
-    return b"".join(pieces(bytes_max))
+    until = time.monotonic() + BODY_S
+    found = []
+    for piece in pieces(bytes_max):
+        found.append(piece)
+        if time.monotonic() > until:
+            raise RequestTimeout(f"the body did not come within {BODY_S:g} s")
+    return b"".join(found)
 
 
 def pieces(bytes_max: int | None) -> Iterator[bytes]:
@@ -133,6 +149,11 @@ def _check_encoding() -> None:
         raise InvalidInput(
             f"the body comes with Content-Encoding {encoding[:50]!r}: send it as it is, without one",
             status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
+    coding = header("Transfer-Encoding")
+    if coding is not None and coding.strip().lower() != "chunked":
+        raise NotRead(
+            f"the body comes with Transfer-Encoding {coding[:50]!r}: send it as it is, at once or in chunks"
         )
 
 

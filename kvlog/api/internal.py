@@ -14,6 +14,7 @@ from kvlog.api.ids import any_request_id
 from kvlog.api.parameters import parameters
 from kvlog.api.problems import problem
 from kvlog.config import WRITE_TIMEOUT_MAX_S
+from kvlog.core.entry import UNREADABLE
 from kvlog.core.values import PushAnswer, PushBody, Refused
 from kvlog.errors import InvalidInput
 from kvlog.peers import MSGPACK, Forward, ForwardAnswer
@@ -76,5 +77,5 @@ def forward_of(body: bytes) -> Forward:
 def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
     try:
         return decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError of its own
+    except UNREADABLE as error:
         raise InvalidInput(f"this is not {what}: {error}") from None

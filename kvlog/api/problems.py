@@ -7,7 +7,7 @@ from typing import Any
 
 from kvlog.api.answers import View
 from kvlog.errors import KvlogError
-from kvlog.problems import KINDS, MEDIA_TYPE, OF_STATUS, PASSING, RETRY_AFTER, details, details_of
+from kvlog.problems import KINDS, MEDIA_TYPE, PASSING, RETRY_AFTER, details, details_of, details_of_status
 
 
 def problem(kind: str, detail: str, headers: dict[str, str] | None = None, **members: Any) -> View:
@@ -23,10 +23,7 @@ def of_error(error: KvlogError) -> View:
 def of_status(status: int, detail: str, headers: dict[str, str] | None = None) -> View:
     """The answer to a request that was refused below the routes, where the HTTP status says why."""
     known = HTTPStatus(status)
-    if known in OF_STATUS:
-        return problem(OF_STATUS[known], detail, headers)
-    body = {"type": "about:blank", "title": known.phrase, "status": known.value, "detail": detail}
-    return View(body, known, headers or {}, MEDIA_TYPE)
+    return View(details_of_status(known, detail), known, headers or {}, MEDIA_TYPE)
 
 
 def _view(kind: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> View:

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 from kvlog.cli.commands import PROGRAM, Backup, Verify
 from kvlog.cli.console import document, fields, note, progress, say, size
 from kvlog.cli.http import Nodes, why
+from kvlog.client.wire import UNREADABLE
 from kvlog.errors import BadSnapshot, CommandFailed, Unavailable
 from kvlog.snapshot import Decoder, Header, read
 from kvlog.store.directories import DATA_FILE, sync_directory
@@ -148,7 +149,7 @@ def _download(nodes: Nodes, url: str, out: BinaryIO) -> Header:
 def _reason(data: bytes) -> str:
     try:
         return str(msgspec.json.decode(data, type=dict[str, object]).get("detail", "no reason given"))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return "no answer of kvlog"
 
 

@@ -16,6 +16,7 @@ from kvlog.cli.show import harmless, item_fields, line, maybe_item, printable, r
 from kvlog.cli.user_commands import DeleteKey, GetKey, ListKeys, PutKey, RunTxn, Target
 from kvlog.client import Client
 from kvlog.client.results import OperationResult
+from kvlog.client.wire import UNREADABLE
 from kvlog.core.entry import VALUE_BYTES_MAX
 from kvlog.errors import CommandFailed, NotMet
 
@@ -133,7 +134,7 @@ def run_txn(command: RunTxn) -> None:
     data = read_bounded(command.file, TXN_BYTES_MAX)
     try:
         body = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise CommandFailed(f"{named(command.file)} holds no transaction: {error}; nothing was done") from error
     with connect(command.target) as client:
         result = client.transact(body, request_id=command.request_id)

@@ -12,6 +12,7 @@ import msgspec
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, ReadTimeoutError
 
+from kvlog.client.wire import UNREADABLE
 from kvlog.errors import CommandFailed, Unavailable
 
 CONNECT_S = 3.0
@@ -142,7 +143,7 @@ class Nodes:
             raise Unavailable(f"{url}{path} answers with more than {BODY_BYTES_MAX} bytes: it is no node of kvlog")
         try:
             return Answer(url, response.status, msgspec.json.decode(data, type=dict[str, Any]))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Unavailable(
                 f"{url}{path} answers {response.status}, but not in JSON: it is no node of kvlog"
             ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
@@ -17,6 +16,7 @@ from kvlog.cli.data import STDIN, connect, named, opened
 from kvlog.cli.show import counted
 from kvlog.cli.user_commands import LoadFile
 from kvlog.client import BatchStopped, Delete, Progress, Put
+from kvlog.client.wire import UNREADABLE
 from kvlog.errors import CommandFailed
 
 LINE_BYTES_MAX = 2 * 1024 * 1024
@@ -75,7 +75,7 @@ class _Lines:
                 raise self._wrong(f"it has more than {LINE_BYTES_MAX} bytes")
             try:
                 yield msgspec.json.decode(data, type=_Line).operation()
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, binascii.Error) as error:
+            except (*UNREADABLE, ValueError) as error:
                 raise self._wrong(str(error)) from error
 
     def _wrong(self, reason: str) -> CommandFailed:

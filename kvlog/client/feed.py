@@ -14,7 +14,7 @@ from kvlog.client.operations import check_key
 from kvlog.client.reads import target
 from kvlog.client.results import Event
 from kvlog.client.sse import SseParser
-from kvlog.client.wire import WireEvent
+from kvlog.client.wire import UNREADABLE, WireEvent
 
 EVENT_STREAM = "text/event-stream"
 
@@ -138,14 +138,14 @@ class Feed:
     def _decoded(self, data: str) -> Event:
         try:
             return msgspec.json.decode(data, type=WireEvent).event()
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise BadAnswer(f"{self.what}: an event is not understood: {error}") from error
 
     def _ended(self, data: str) -> str:
         """Why the node has ended the stream."""
         try:
             status = msgspec.json.decode(data, type=_Status).status
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
         answer = Answer("", max(status, HTTPStatus.BAD_REQUEST), {}, data.encode())
         found = judge(self.call(), answer)

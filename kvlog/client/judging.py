@@ -22,6 +22,7 @@ from kvlog.client.errors import (
     TooStale,
 )
 from kvlog.client.messages import Again, Answer, Call, Done, whole_number
+from kvlog.client.wire import UNREADABLE
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def judge(call: Call[T], answer: Answer) -> Done[T] | Again:
         found = call.read(answer)
     except ClientError:
         raise
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise _bad_answer(call.what, answer, str(error)) from error
     return found if found is not None else found_problem(call.what, answer, answer.status, problem_of(answer))
 
@@ -109,7 +110,7 @@ def problem_of(answer: Answer) -> Problem:
     """The problem that an answer tells of."""
     try:
         return Problem.of(msgspec.json.decode(answer.body, type=dict[str, Any]))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return Problem("", "", {})
 
 

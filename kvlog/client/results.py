@@ -54,7 +54,7 @@ class Item:
         """
         try:
             return msgspec.json.decode(self.value)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"the value of {self.key!r} is not JSON: {error}") from None
 
 

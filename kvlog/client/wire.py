@@ -15,6 +15,10 @@ VALUE_BYTES_MAX = 262_144
 BODY_BYTES_MAX = 2 * 1024 * 1024
 """What a node takes. It does not read what is larger, so that its answer to that may get lost."""
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not what they should be: text that is not UTF-8, and what is nested too
+deeply, are errors of Python's own."""
+
 encoder = msgspec.json.Encoder()
 
 

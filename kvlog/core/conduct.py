@@ -7,6 +7,7 @@ waiting. What events change at first, and the invariants, is in ``node``.
 from __future__ import annotations
 
 from kvlog.core import effects as do
+from kvlog.core.agreement import Agreement
 from kvlog.core.arrivals import Arrivals
 from kvlog.core.cursor import Cursor
 from kvlog.core.entry import Leader, segment_of
@@ -63,6 +64,7 @@ class Conduct:
             retain_entries=settings.retain_entries,
             log_bytes_max=settings.log_bytes_max,
         )
+        self.agreement = Agreement(settings.node_id)
         self._skipping = Skipping(self._questions, node_id=settings.node_id, instance=settings.instance)
         self.arrivals = Arrivals()
         self._pushes = Pushes()
@@ -106,7 +108,7 @@ class Conduct:
                 self._out += self._get_past() if self.role is Role.HALTED else self._read()
             # Before it is decided, the store may turn out not to go with this log (N5, K4).
             if self.recovery.decided and not self._hurry:
-                self._out += self.retention.mark(self.cursor, self._now)
+                self._out += self.retention.mark(self.cursor, self.agreement, self._now)
         self._route_writes()
         self._lead()
         if not self._hurry:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from kvlog.core.agreement import entries_to_checkpoint
 from kvlog.core.effects import Apply, ReadEntries
 from kvlog.core.entry import NO_HASH, LogEntry, decode_entry, segment_of
 from kvlog.core.machine import Position
@@ -247,7 +248,7 @@ class Cursor:
         if self._applying:
             return None
         if self._ready:
-            count = min(APPLY_ENTRIES, len(self._ready))
+            count = min(APPLY_ENTRIES, entries_to_checkpoint(self._ready[0].index), len(self._ready))
             work = Apply(entries=tuple(self._ready.popleft() for _ in range(count)), fill=False)
         elif self._fill:
             work = Apply(entries=self._fill, fill=True)

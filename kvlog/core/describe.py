@@ -14,7 +14,9 @@ def describe(item: object) -> str:
     """One line for people: the same words in logs, golden files and the simulator's traces."""
     if not dataclasses.is_dataclass(item) or isinstance(item, type):
         return _short(item)
-    fields = (f"{field.name}={_short(getattr(item, field.name))}" for field in dataclasses.fields(item))
+    fields = (
+        f"{field.name}={_short(getattr(item, field.name))}" for field in dataclasses.fields(item) if field.repr
+    )
     return " ".join((type(item).__name__, *fields))
 
 

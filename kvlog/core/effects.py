@@ -238,9 +238,16 @@ class Exit:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """The store holds something else than the log gives: it is never opened again. Stop, with this last line."""
+
+    reason: str
+
+
 Effect = (
     Join | RemoveMember | ListMembers | Enrol | ListCandidates | WatchCandidate | RemoveCandidate
     | ReadTail | ConfirmTail | ReadEntries | WatchSegment | Append | Apply | SkipTo | Adopt | Sync | ListLeases
     | Install | FetchSnapshot
-    | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit
+    | PublishMark | ListReplicas | RemoveReplica | Trim | WriteSkip | Push | Probe | Reply | Note | Exit | Distrust
 )  # fmt: skip

@@ -70,6 +70,10 @@ OWN_ID = "~"
 NO_HASH = "0" * 32
 """What the first entry of a log is chained to."""
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not what they should be: text that is not UTF-8, and what is nested too
+deeply, are errors of Python's own."""
+
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a store can hold of a number: an entry with any other one is no entry."""
@@ -299,7 +303,7 @@ def decode_entry(index: int, data: bytes) -> LogEntry:
         raise BadEntry(index, f"its {len(data)} bytes do not match their own checksum: truncated or altered")
     try:
         entry = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BadEntry(index, _undecodable(body, error)) from error
     if entry.format not in FORMATS:
         raise BadEntry(index, _unknown_format(entry.format))
@@ -311,6 +315,8 @@ def decode_entry(index: int, data: bytes) -> LogEntry:
 def _check_effects(index: int, entry: Entry) -> None:
     """What no store could hold would look like a failure of the store on every node: it is found before (N4)."""
     for request in entry.requests:
+        if request.id and (size := len(request.id.encode())) > KEY_BYTES_MAX:
+            raise BadEntry(index, f"holds a request with an id of {size} bytes, which no store can have")
         for effect in request.effects:
             size = len(effect.key) if effect.key.isascii() else len(effect.key.encode())
             if not 0 < size <= KEY_BYTES_MAX:
@@ -322,18 +328,18 @@ def _check_effects(index: int, entry: Entry) -> None:
                     raise BadEntry(index, f"holds a value that is no base64: {error}") from None
 
 
-def _undecodable(body: bytes, error: msgspec.MsgspecError) -> str:
+def _undecodable(body: bytes, error: Exception) -> str:
     """Why a body with a good checksum is no entry: mostly because a newer kvlog wrote it."""
     try:
         declared = _format_decoder.decode(body).get("format")
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         declared = FORMAT
     return f"not an entry: {error}" if declared in FORMATS else _unknown_format(declared)
 
 
 def _unknown_format(declared: object) -> str:
     known = " and ".join(map(str, FORMATS))
-    return f"written in format {declared}, this kvlog knows formats {known}; run a newer one"
+    return f"written in format {str(declared)[:20]}, this kvlog knows formats {known}; run a newer one"
 
 
 def _hash(body: bytes) -> str:

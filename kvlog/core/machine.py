@@ -234,6 +234,10 @@ def outcome_of(request: Request, revision: int, index: int) -> Remembered:
 
 SHARE_BYTES = 16
 
+DIGEST_FORMAT = 1
+"""How digests are made: another number if ``share_of``, Record or Remembered become something else. Then the same
+data has another digest, and the two must not be compared."""
+
 
 def share_of(name: bytes, body: bytes) -> bytes:
     """The share in the digest of what is called ``name``: a Record or Remembered, encoded as MessagePack.

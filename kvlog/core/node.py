@@ -174,6 +174,8 @@ class Node(Conduct):
 
     def _on_retention(self, event: retention.About) -> None:
         self._out += self.retention.handle(event)
+        if isinstance(event, ev.ReplicasListed):
+            self._out += self.agreement.compare(event.replicas, self.cursor.position)
 
     def _on_installing(self, event: installing.About) -> None:
         self._out += self.installing.handle(event, self._now)
@@ -272,6 +274,7 @@ class Node(Conduct):
         position = event.position
         installed = self.installing.installed(self._now)
         self.cursor.applied(position)
+        self.agreement.applied(position)
         self.arrivals.applied(position.applied_index, self._wall_ms)
         self.leadership.writer.applied(position.applied_index)
         if installed:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kvlog.core.agreement import Agreement
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, ListReplicas, Note, PublishMark, RemoveReplica, Reply, Sync, Trim
 from kvlog.core.entry import Leader, first_of, segment_of
@@ -99,7 +100,7 @@ class Retention:
 
     # --- the own mark -------------------------------------------------------------------------------------
 
-    def mark(self, cursor: Cursor, now: float) -> list[Effect]:
+    def mark(self, cursor: Cursor, agreement: Agreement, now: float) -> list[Effect]:
         """Publish what this replica holds, if that has changed (R1); remove who is to be removed."""
         effects: list[Effect] = []
         effects += [
@@ -116,6 +117,7 @@ class Retention:
         if synced is not None:
             mark = self._mark_of(synced, cursor)
             if mark != self._published:
+                mark = replace(mark, checkpoints=agreement.published(synced))
                 effects += self._questions.ask(PublishMark(mark))
         return effects
 

@@ -56,6 +56,9 @@ About = (
 )
 """The events that tell who is there."""
 
+AGAIN_S = 1.0
+"""Pause before an own candidate of an earlier life is removed again, if it is still shown."""
+
 PROBE_INTERVAL_S = 0.15
 """How often a candidate looks whether its predecessor's process is still there. Bounds the takeover time
 after a crash from below; a probe is one small request on a kept connection."""
@@ -80,8 +83,11 @@ class Standing:
         self._held_since: float | None = None
         self._removed: dict[str, str] = {}  # by instance: its candidate that this node has removed
         self._blocked_since: dict[str, float] = {}  # by instance, where it has this node's address
+        self._asked_to_go: dict[str, float] = {}  # candidates of earlier lives: removed again not before
         self._watched = ""
         self._probe_at = 0.0
+        self._waits_for = ""  # the first candidate, as long as it does not lead
+        self._waits_since: float | None = None  # None: that has been said
 
     def handle(self, event: About, now: float) -> list[Effect]:
         """Take an answer, or news, about who is there."""
@@ -118,6 +124,7 @@ class Standing:
         """ZooKeeper is connected. A new session starts from nothing: its ephemeral znodes are to be made."""
         self.connected = True
         self._watched = ""
+        self._waits_for = ""
         if session_id != self.session_id:
             self.session_id = session_id
             self.joined = False
@@ -229,13 +236,27 @@ class Standing:
             mine = self.candidate is not None and other.name == self.candidate.name
             left_behind = other.node_id == self.me.node_id and not mine
             if left_behind and self.joined:  # this process has the id, so that one is of another life (S3, S4)
-                effects += self._questions.ask(RemoveCandidate(other.name), other.name)
+                effects += self._remove_left_behind(other)
         watched = self.predecessor or (candidates[0] if candidates and not self.candidate else None)
         name = watched.name if watched else ""
         if name and name != self._watched:
             effects.append(WatchCandidate(name))
         self._watched = name
         return effects
+
+    def _remove_left_behind(self, other: Candidate) -> list[Effect]:
+        """Remove a candidate of an earlier life of this node; not too often.
+
+        A server of ZooKeeper may go on showing an ephemeral znode whose session has ended everywhere
+        (ZOOKEEPER-4837, 5010): then removing it changes nothing, and is answered at once.
+        """
+        now = self._questions.now
+        if now < self._asked_to_go.get(other.name, 0.0):
+            return []
+        self._asked_to_go = {other.name: now + AGAIN_S} | {
+            name: until for name, until in self._asked_to_go.items() if until > now
+        }
+        return self._questions.ask(RemoveCandidate(other.name), other.name)
 
     def watch_failed(self) -> None:
         """Nothing is watched: the next reading of the list tries again."""
@@ -279,11 +300,12 @@ class Standing:
         """Why a write has waited in vain."""
         if not self.connected:
             return "no connection to ZooKeeper"
-        return (
-            f"the leader at {self.leader[0].address} cannot be reached from here"
-            if self.leader
-            else "no node leads"
-        )
+        if self.leader:
+            return f"the leader at {self.leader[0].address} cannot be reached from here"
+        if not self.candidates:
+            return "no node leads, and none stands for election"
+        first = self.candidates[0]
+        return f"no node leads: {first.node_id} at {first.address} is to be next, and has not begun"
 
     # --- probes -------------------------------------------------------------------------------------------
 
@@ -292,12 +314,30 @@ class Standing:
         if not self.connected or now < self._probe_at:
             return []
         self._probe_at = now + PROBE_INTERVAL_S
-        effects = self.join()
+        effects = [*self.join(), *self._say_who_holds_up(now)]
         if not self.reachable:
             effects += self._probe_self(now)
         if (before := self.predecessor) is not None:
             effects += self._questions.ask(Probe(before.address), before.address)
         return effects
+
+    def _say_who_holds_up(self, now: float) -> list[Effect]:
+        """Say it once if the first candidate does not begin in a time in which a dead one's session would end."""
+        first = self.candidates[0] if self.rank and self.leader is None else None
+        name = first.name if first else ""
+        if name != self._waits_for:
+            self._waits_for, self._waits_since = name, now
+        since = self._waits_since
+        if first is None or since is None or now - since <= self._hold_timeout_s:
+            return []
+        self._waits_since = None
+        return [
+            Note(
+                f"nobody has led for {now - since:.0f} s: {first.node_id} at {first.address} is to be next, and "
+                "has not begun. If no such node runs, ZooKeeper keeps a znode whose owner is gone: delete it with "
+                f"zkCli.sh -server HOSTS delete ELECTION/{first.name}"
+            )
+        ]
 
     def hurry(self) -> None:
         """Somebody has found the leader gone: probe at the next tick."""

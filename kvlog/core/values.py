@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kvlog.core.entry import Leader
@@ -72,11 +72,21 @@ class Holding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a store held behind the entry of this index and hash: its digest, with how that is made before it."""
+
+    index: int
+    hash: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """A node that the cluster counts on, from its persistent znode.
 
     ``durable_index``: everything up to there would survive a power cut on that node. ``version`` counts the
-    changes of the znode, where it has been read.
+    changes of the znode, where it has been read. ``checkpoints`` tell what the store holds (see agreement): they
+    follow from the log and the rest, so that they make no other mark of one.
     """
 
     node_id: str
@@ -84,6 +94,7 @@ class Replica:
     durable_index: int
     holding: Holding
     version: int = 0
+    checkpoints: tuple[Checkpoint, ...] = field(default=(), compare=False, repr=False)
 
 
 class Ack(StrEnum):

@@ -16,9 +16,9 @@ DEBIAN_JAR = Path("/usr/share/java/zookeeper.jar")
 _INSTALL = "sudo apt-get install libzookeeper-java default-jre-headless"
 _MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 _JVM = ("-Xmx1000m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""The heap is what ZooKeeper's own scripts give, and grows as it is needed: with a quarter of it, a server stood still
-for longer than a write may take, once the log had 55 MB. An ensemble for a demonstration or a test lives for minutes:
-to optimize its code further costs more than that gives back."""
+"""The heap is what ZooKeeper's own scripts give, and grows as it is needed: with a quarter of it, a server stood
+still for longer than a write may take, once the log had 55 MB. An ensemble for a demonstration or a test lives for
+minutes: to optimize its code further costs more than that gives back."""
 
 _SETTINGS = (
     "tickTime=500",  # milliseconds; sessions may last from 2 to 20 ticks

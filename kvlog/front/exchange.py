@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from kvlog.errors import ClientGone
-from kvlog.problems import MEDIA_TYPE, details
+from kvlog.problems import MEDIA_TYPE, details, details_of_status
 
 Scope = dict[str, Any]
 """The head of a request: ``method``, ``path`` (decoded); as bytes ``raw_path``, ``query_string``, ``headers``."""
@@ -43,6 +43,12 @@ def query_of(scope: Scope) -> str:
 def problem_body(kind: str, detail: str, **members: str) -> bytes:
     """The body of an answer that says why there is no other one; ``kind`` is one of problems.KINDS."""
     return json.dumps(details(kind, detail, **members)).encode() + b"\n"
+
+
+def refuse(send: Send, status: int, detail: str, headers: Headers) -> None:
+    """Answer a request that is not whole, and never will be: its connection is of no more use."""
+    body = json.dumps(details_of_status(status, detail)).encode() + b"\n"
+    respond(send, status, (PROBLEM, ("Connection", "close"), *headers), body)
 
 
 def start(send: Send, status: int, headers: Headers) -> Awaitable[None]:
@@ -128,6 +134,8 @@ class Incoming:
         self.gone = False
         self._receive = receive
         self._asked: asyncio.Future[Message] | None = None
+        self._waited: Any = None  # what Granian gives: it looks like a future, and is none
+        self._given_up = False
         self._piece = b""
         self._ended = False
         self._on_gone: Callable[[], object] | None = None
@@ -137,10 +145,19 @@ class Incoming:
 
         Raises:
             ClientGone: it does not come.
+            TimeoutError: it was given up meanwhile.
         """
         pieces: list[bytes] = []
         while size > 0:
-            message = await self._receive()
+            if self._given_up:
+                raise TimeoutError
+            self._waited = self._receive()
+            try:
+                message = await self._waited
+            except asyncio.CancelledError:
+                if self._given_up:
+                    raise TimeoutError from None
+                raise
             data: bytes = message.get("body", b"")
             size -= len(data)
             pieces.append(data)
@@ -149,6 +166,12 @@ class Incoming:
                 raise ClientGone
         self._ended = True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def give_up(self) -> None:
+        """Wait no longer for the whole body. What has come of it is dropped."""
+        self._given_up = True
+        if self._waited is not None:
+            self._waited.cancel()
 
     async def piece(self) -> bytes:
         """The next piece of the body; empty at its end.
@@ -182,9 +205,15 @@ class Incoming:
             self._ask()
 
     def close(self) -> None:
-        """Nothing more is asked for: Granian closes a connection once nobody can ask for the rest of the body."""
+        """Nothing more is asked for: Granian closes a connection once nobody can ask for the rest of the body.
+
+        Nor does anybody wait any more for what has been asked for: that would keep it open for as long.
+        """
         self._receive = _closed
         self._on_gone = None
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.cancel()
 
     def _ask(self) -> asyncio.Future[Message]:
         if self._asked is None:

@@ -15,10 +15,11 @@ from http import HTTPStatus
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.server import Server
 from granian.server.common import AbstractServer
 
-from kvlog.errors import ClientGone, InvariantViolation, StoreFailure
+from kvlog.errors import ClientGone, InvariantViolation, SettingsError, StoreFailure
 from kvlog.front.exchange import (
     BROKEN,
     PROBLEM,
@@ -35,15 +36,20 @@ from kvlog.front.exchange import (
     cut,
     give,
     problem_body,
+    refuse,
     respond,
 )
-from kvlog.front.wsgi import Application, Call
+from kvlog.front.wsgi import BROKEN_OFF, Application, Call
 from kvlog.guard import Guard
 from kvlog.problems import RETRY_AFTER
 
-THREADS = 512
-"""Requests that the application works on at a time. Of them, writes.WRITES_MAX may be writes and reads.WAITING_MAX
-reads that wait, so that a hundred are always free for what does not: local reads, pushes, probes."""
+THREADS = 576
+"""Requests that the application works on at a time. Of them, writes.WRITES_MAX may be writes, reads.WAITING_MAX
+reads that wait, and SLOW_MAX may wait for their bodies, so that a hundred are always free for what does not: local
+reads, pushes, probes."""
+
+SLOW_MAX = 64
+"""Threads that may wait for the next piece of a body at a time: slow clients hold no more of them."""
 
 WAITING_MAX = 1_024
 """Requests that may wait for a thread. One more is refused: its client had better try another node."""
@@ -55,24 +61,50 @@ like any other. So it is far more than there are threads."""
 OTHER_DESCRIPTORS = 1_024
 """What a node needs besides its clients' connections: those to its peers and to ZooKeeper, files, pipes."""
 
+DESCRIPTORS_MIN = 256
+"""With fewer, a node could not do with half of them what it has to do besides serving clients."""
+
 BODY_BYTES_BEFORE = 64 * 1024
 """A body of up to this length is read before a thread is taken, so that a slow client holds none."""
+
+HEAD_S = 30.0
+"""How long the head of a request may take to come, counted from the end of the one before: so an idle connection
+is closed after that time, too."""
+
+BODY_S = 30.0
+"""How long a body of up to BODY_BYTES_BEFORE may take to come."""
+
+LENGTH_DIGITS_MAX = 20
+
+HEAD_BYTES_MAX = 64 * 1024
+"""A head of this length is read, and none of twice this length. It is also what the server reads ahead, and keeps
+of an answer, on one connection."""
 
 
 def allow_connections() -> int:
     """Raise the limit of this process's descriptors as far as may be; returns for how many connections it is good.
 
     A connection for which there is no descriptor could not even be refused.
+
+    Raises:
+        SettingsError: it may not be raised far enough.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS_MAX + OTHER_DESCRIPTORS
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if allowed < DESCRIPTORS_MIN:
+        raise SettingsError(
+            f"this process may have {allowed} open files and connections, and a node needs {DESCRIPTORS_MIN}, "
+            f"better {wanted}: raise the limit (ulimit -Hn {wanted}), and start it again"
+        )
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     return min(CONNECTIONS_MAX, max(allowed // 2, allowed - OTHER_DESCRIPTORS))
 
 
-def make_server(address: str, port: int, *, kill_s: int | None = None) -> AbstractServer[Any]:
+def make_server(
+    address: str, port: int, *, kill_s: int | None = None, head_s: float = HEAD_S
+) -> AbstractServer[Any]:
     """The HTTP server; its target is a Front."""
     return Server(
         "kvlog",
@@ -82,6 +114,7 @@ def make_server(address: str, port: int, *, kill_s: int | None = None) -> Abstra
         loop=Loops.uvloop,
         workers=1,
         backpressure=allow_connections(),
+        http1_settings=HTTP1Settings(header_read_timeout=round(head_s * 1000), max_buffer_size=HEAD_BYTES_MAX),
         # A connection of HTTP/2 may have many requests under way: their number would be bounded by nothing.
         http=HTTPModes.http1,
         websockets=False,
@@ -120,6 +153,8 @@ class Front:
         headers: Headers = (),
         threads: int = THREADS,
         waiting_max: int = WAITING_MAX,
+        slow_max: int = SLOW_MAX,
+        body_s: float = BODY_S,
     ) -> None:
         """``headers`` are those of the answers that neither the application nor a handler gives."""
         self._app = app
@@ -129,6 +164,8 @@ class Front:
         self._headers = tuple(headers)
         self._threads_max = threads
         self._most = threads + waiting_max
+        self._body_s = body_s
+        self._slow = threading.BoundedSemaphore(slow_max)
         self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._told: deque[Callable[[], None]] = deque()  # by other threads, to be called on the event loop
         self._waking = False
@@ -137,6 +174,8 @@ class Front:
         self._under_way = 0
         self._threads = 0
         self._stopping = False
+        self._coming: dict[Incoming, float] = {}  # bodies that come, and until when, the first one first
+        self._patience: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], tuple[Scope, Exchange]] = {}
         self._to_cut: list[Scope] = []
         self._cutting = asyncio.Lock()
@@ -167,7 +206,7 @@ class Front:
         if handler is not None:
             return self._guarded(self._handle(handler, scope, Incoming(receive), send))
         if scope["method"] not in {"GET", "HEAD"}:
-            size = _length(scope)
+            size = body_length(scope)
             call = Call(scope, Incoming(receive), send, self._loop.create_future())
             if size is not None and size <= BODY_BYTES_BEFORE:
                 return self._after_body(call, size)
@@ -259,17 +298,43 @@ class Front:
     async def _after_body(self, call: Call, size: int) -> None:
         """Take the shortcut, or a thread, once the body is there."""
         try:
-            call.body = body = await call.incoming.whole(size)
+            call.body = body = await self._whole(call.incoming, size)
             found = self._shortcut(call.scope, body) if self._shortcut is not None else None
             if isinstance(found, tuple):
                 give(call.send, found)
             else:
                 await (self._submit(call) if found is None else self._begin(found, call))
-        except ClientGone:
-            return
+        except ClientGone:  # or has sent what is no body: if it is there, it is told
+            refuse(call.send, HTTPStatus.BAD_REQUEST, BROKEN_OFF, self._headers)
+        except TimeoutError:
+            what = f"the body has {size} bytes, and they did not come within {self._body_s:g} s"
+            refuse(call.send, HTTPStatus.REQUEST_TIMEOUT, what, self._headers)
         except Exception as error:  # Granian would keep it to itself
             self._guard.ended_by(error)
             raise
+
+    async def _whole(self, incoming: Incoming, size: int) -> bytes:
+        """A small body, for which there is patience."""
+        if not size:
+            return b""
+        loop = asyncio.get_running_loop()
+        self._coming[incoming] = loop.time() + self._body_s
+        if self._patience is None:
+            self._patience = loop.call_later(self._body_s, self._lose_patience)
+        try:
+            return await incoming.whole(size)
+        finally:
+            del self._coming[incoming]
+
+    def _lose_patience(self) -> None:
+        """Give up the bodies whose time is over. One timer does for all: mostly, they have come long before."""
+        loop = asyncio.get_running_loop()
+        self._patience = None
+        for incoming, until in list(self._coming.items()):
+            if until > loop.time():
+                self._patience = loop.call_at(until, self._lose_patience)
+                return
+            incoming.give_up()
 
     def _submit(self, call: Call) -> asyncio.Future[None]:
         """Have a thread take the call as soon as one is free."""
@@ -293,7 +358,7 @@ class Front:
         while True:
             call = self._queue.get()
             try:
-                call.run(self._app, self._headers)
+                call.run(self._app, self._headers, self._slow)
             except BaseException:  # the guard hears of it
                 call.loop.call_soon_threadsafe(self._thread_ended)
                 raise
@@ -340,12 +405,14 @@ class Front:
             loop.default_exception_handler(context)
 
 
-def _length(scope: Scope) -> int | None:
+def body_length(scope: Scope) -> int | None:
     """The length of a body, where it is told before the body comes; 0 where there is none."""
     length = 0
     for name, value in scope["headers"]:
         if name == b"transfer-encoding":
             return None
         if name == b"content-length" and value.isdigit():
+            if len(value) > LENGTH_DIGITS_MAX:  # the server lets none through; whoever reads the body refuses it
+                return None
             length = int(value)
     return length

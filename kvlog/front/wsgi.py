@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -14,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.exceptions import ClientDisconnected, RequestTimeout
 
-from kvlog.errors import ClientGone
+from kvlog.errors import ClientGone, TooBusy
 from kvlog.front.exchange import (
     BROKEN,
     PROBLEM,
@@ -27,6 +28,7 @@ from kvlog.front.exchange import (
     cut,
     piece,
     problem_body,
+    refuse,
     respond,
     start,
 )
@@ -39,6 +41,11 @@ BUFFER_BYTES = 64 * 1024
 
 PIECE_S = 30.0
 """How long a thread waits for the next piece of a body."""
+
+TURN_S = 0.5
+"""How long a thread waits until it may wait for the next piece of a body, because others do."""
+
+BROKEN_OFF = "the body breaks off before its end, or is not made as a body has to be (RFC 9112, 6 and 7)"
 
 _ALWAYS: Environ = {
     "GATEWAY_INTERFACE": "CGI/1.1",
@@ -127,14 +134,22 @@ class Call:
         self._ended = False
         self._unheard_bytes = 0
 
-    def run(self, app: Application, headers: Headers) -> None:
-        """Have the application answer; if it does not, there is an answer with ``headers`` nevertheless."""
+    def run(self, app: Application, headers: Headers, slow: threading.Semaphore) -> None:
+        """Have the application answer; if it does not, there is an answer with ``headers`` nevertheless.
+
+        ``slow``: those who may wait for a body at a time.
+        """
         environ = environ_of(self.scope)
-        environ["wsgi.input"] = self._input(environ)
+        environ["wsgi.input"] = self._input(environ, slow)
         try:
             self._answer(app(environ, self._start_response))
-        except (ClientGone, ClientDisconnected):
+        except ClientGone:
             pass  # there is nobody to answer
+        except ClientDisconnected:  # or it is there, and what it has sent is no body
+            if not self._begun:
+                refuse(self.send, HTTPStatus.BAD_REQUEST, BROKEN_OFF, headers)
+            elif not self._ended:
+                cut(self.scope)
         except Exception:  # noqa: BLE001 - whatever an application raises: it is told, and the others go on
             traceback.print_exc(file=sys.stderr)
             self._fail(headers)
@@ -146,11 +161,11 @@ class Call:
         if not self.done.done():
             self.done.set_result(None)
 
-    def _input(self, environ: Environ) -> io.BufferedIOBase:
+    def _input(self, environ: Environ, slow: threading.Semaphore) -> io.BufferedIOBase:
         if self.body is not None:
             return io.BytesIO(self.body)
         if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-            return io.BufferedReader(_Body(self.incoming, self.loop), BUFFER_BYTES)
+            return io.BufferedReader(_Body(self.incoming, self.loop, slow), BUFFER_BYTES)
         return io.BytesIO()
 
     def _start_response(
@@ -247,9 +262,10 @@ def _check_bytes(data: object) -> None:
 class _Body(io.RawIOBase):
     """A request's body as it comes, for a thread that reads it. One piece of it is held at a time."""
 
-    def __init__(self, incoming: Incoming, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, incoming: Incoming, loop: asyncio.AbstractEventLoop, slow: threading.Semaphore) -> None:
         self._incoming = incoming
         self._loop = loop
+        self._slow = slow
         self._piece = memoryview(b"")
 
     def readable(self) -> bool:
@@ -262,6 +278,7 @@ class _Body(io.RawIOBase):
         Raises:
             ClientDisconnected: the client has left before the body was whole.
             RequestTimeout: nothing more of it came for PIECE_S.
+            TooBusy: too many others wait for theirs.
         """
         if not self._piece:
             self._piece = memoryview(self._next())
@@ -271,6 +288,14 @@ class _Body(io.RawIOBase):
         return size
 
     def _next(self) -> bytes:
+        if not self._slow.acquire(timeout=TURN_S):
+            raise TooBusy("too many clients of this node are slow to send what they have to say")
+        try:
+            return self._waited()
+        finally:
+            self._slow.release()
+
+    def _waited(self) -> bytes:
         coming = asyncio.run_coroutine_threadsafe(self._incoming.piece(), self._loop)
         try:
             return coming.result(PIECE_S)

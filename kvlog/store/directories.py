@@ -1,7 +1,7 @@
 """A node's data directory: who has it, and which part of it is the store, whatever was under way when it ended.
 
 <data-dir>/lock             held by whoever uses the directory
-<data-dir>/store            the store
+<data-dir>/store            the store; with a file ``distrusted`` in it if it must not be opened again
 <data-dir>/store.incoming   a copy of another node's store, while it is fetched and checked
 <data-dir>/store.old        what the copy replaces, until the copy is in its place
 <data-dir>/store.damaged    a store that was put aside because it was damaged
@@ -24,6 +24,7 @@ OLD = "store.old"
 DAMAGED = "store.damaged"
 
 DATA_FILE = "data.mdb"
+DISTRUSTED = "distrusted"
 
 FULL_BYTES = 16 * 1024**2
 """With less than this left on its file system, a failure of the store is put down to the full disk."""
@@ -88,6 +89,22 @@ def put_aside(data_dir: Path) -> Path:
         (data_dir / STORE).rename(kept)
         sync_directory(data_dir)
     return kept
+
+
+def distrust(store: Path, reason: str) -> None:
+    """Note for good that a store must not be opened again, and why."""
+    with disk_guarded(store), (store / DISTRUSTED).open("w") as file:
+        file.write(reason)
+        file.flush()
+        os.fsync(file.fileno())
+        sync_directory(store)
+
+
+def why_distrusted(store: Path) -> str:
+    """Why a store must not be opened again; empty if it may."""
+    with disk_guarded(store):
+        noted = store / DISTRUSTED
+        return noted.read_text() or "it is not to be trusted" if noted.exists() else ""
 
 
 def remove(path: Path) -> None:

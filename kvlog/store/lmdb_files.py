@@ -27,7 +27,7 @@ MAP_BYTES = 64 * 1024**3
 """Upper bound of the store's size. It is address space, not disk or memory: the file grows as it is filled."""
 
 READERS_MAX = 1_024
-"""Threads that may read at a time; the server has half as many."""
+"""Threads that may read at a time; the server has some half as many."""
 
 SPARE_READERS = 16
 """Read transactions that are kept for the next reader, so that LMDB need not look for a place for each."""

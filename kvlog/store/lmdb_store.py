@@ -23,7 +23,7 @@ from kvlog.core.evaluate import Search
 from kvlog.core.machine import HISTORY_REVISIONS, SHARE_BYTES, Identity, Position, Record, Remembered
 from kvlog.errors import GapsInHistory, StoreFailure, invariant
 from kvlog.ports import Kept, Page, Versions
-from kvlog.store.directories import OLD, remove, swap_in, sync_directory
+from kvlog.store.directories import OLD, distrust, remove, swap_in, sync_directory
 from kvlog.store.lmdb_copy import Pace, StoreCopy
 from kvlog.store.lmdb_files import (
     POSITION,
@@ -316,6 +316,10 @@ class LmdbStore:
             remove(self._directory.with_name(OLD))
             sync_directory(self._directory.parent)
         return position
+
+    def distrust(self, reason: str) -> None:
+        """See ports.Store."""
+        distrust(self._directory, reason)
 
     def close(self) -> None:
         """See ports.Store."""

@@ -13,6 +13,7 @@ from lmdb import verify as lmdb_structure
 
 from kvlog.core.machine import DIGEST_MODULUS, SHARE_BYTES, Position, share_of
 from kvlog.errors import StoreDamaged
+from kvlog.store.directories import why_distrusted
 from kvlog.store.lmdb_files import (
     NUMBER_BYTES,
     SEAL_BYTES,
@@ -54,9 +55,11 @@ def verify(directory: Path, *, progress: Progress | None = None) -> Found:
     A damaged file can still end the process inside LMDB: ``quarantine.inspect`` keeps that away.
 
     Raises:
-        StoreDamaged: it is not what was written.
+        StoreDamaged: it is not what was written, or what was written is not what the log gives.
         StoreFailure: it cannot be read, or has another format.
     """
+    if reason := why_distrusted(directory):
+        raise StoreDamaged(directory, reason)
     with Guarded(directory):
         _check_pages(directory)
         files = open_files(directory, create=False)

@@ -10,6 +10,7 @@ from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
+from kvlog.core.entry import UNREADABLE
 from kvlog.core.values import Candidate, Member, Replica
 from kvlog.zookeeper.layout import CandidateData, MemberData, ReplicaData, parse_candidate
 from kvlog.zookeeper.multi import failure_in
@@ -119,7 +120,7 @@ class ZooKeeperElection:
             node_id, instance, sequence = parsed[name]
             try:
                 address = msgspec.json.decode(data, type=CandidateData).address
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 continue  # not made by kvlog
             candidate = Candidate(name, sequence, node_id, instance, address, stat.czxid)
             candidates.append((candidate, stat.ephemeralOwner))
@@ -158,7 +159,7 @@ class ZooKeeperElection:
 
     def _publish_mark(self, effect: do.PublishMark) -> ev.Event:
         mark, call, path = effect.mark, self._session.call, self._layout.replica(effect.mark.node_id)
-        data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding))
+        data = msgspec.json.encode(ReplicaData(mark.address, mark.durable_index, mark.holding, mark.checkpoints))
         version, self._mark_version = self._mark_version, None  # not known if there is no answer
         try:
             if version is None:
@@ -231,7 +232,7 @@ def _member(node_id: str, data: bytes) -> Member | None:
     """The member in a znode; None if kvlog did not make it."""
     try:
         held = msgspec.json.decode(data, type=MemberData)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     return Member(node_id, held.instance, held.address, held.mode)
 
@@ -240,6 +241,6 @@ def _replica(node_id: str, data: bytes, version: int) -> Replica | None:
     """The replica in a znode; None if kvlog did not make it."""
     try:
         held = msgspec.json.decode(data, type=ReplicaData)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
-    return Replica(node_id, held.address, held.durable_index, held.holding, version)
+    return Replica(node_id, held.address, held.durable_index, held.holding, version, held.checkpoints)

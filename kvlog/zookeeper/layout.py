@@ -21,7 +21,7 @@ import msgspec
 
 from kvlog.core.entry import SEGMENT_ENTRIES, segment_of
 from kvlog.core.machine import REQUEST_WINDOW
-from kvlog.core.values import Holding
+from kvlog.core.values import Checkpoint, Holding
 
 _CANDIDATE = re.compile(r"(?P<node_id>.+)_(?P<instance>[0-9a-f]+)_(?P<sequence>-?[0-9]{10})")
 _SEGMENT = re.compile(r"[0-9]{10}")
@@ -55,12 +55,13 @@ class SegmentData(msgspec.Struct, frozen=True):
     log_bytes: int
 
 
-class ReplicaData(msgspec.Struct, frozen=True):
+class ReplicaData(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a replica's znode holds: see values.Replica."""
 
     address: str
     durable_index: int
     holding: Holding
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 class MemberData(msgspec.Struct, frozen=True):
@@ -148,7 +149,7 @@ def log_data(data: bytes) -> LogData:
     """What the data of ROOT/log says.
 
     Raises:
-        msgspec.MsgspecError: kvlog did not write it.
+        UNREADABLE: kvlog did not write it.
     """
     return msgspec.json.decode(data, type=LogData) if data else LogData()
 
@@ -157,7 +158,7 @@ def log_bytes_before(segment: int, data: bytes) -> int:
     """What the data of a segment's znode says: the size of all entries before it.
 
     Raises:
-        msgspec.MsgspecError: nothing, or kvlog did not write it.
+        UNREADABLE: nothing, or kvlog did not write it.
     """
     return 0 if segment == 0 else msgspec.json.decode(data, type=SegmentData).log_bytes
 

@@ -12,7 +12,7 @@ from kazoo.recipe.watchers import ChildrenWatch
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import SEGMENT_ENTRIES, first_of, segment_of
+from kvlog.core.entry import SEGMENT_ENTRIES, UNREADABLE, first_of, segment_of
 from kvlog.errors import Unavailable
 from kvlog.zookeeper.layout import (
     LogData,
@@ -106,7 +106,7 @@ class ZooKeeperLog:
         """Where the log begins, from the data of its znode."""
         try:
             return log_data(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             refusal = self._session.refusal
             self._session.refuse(refusal.broken_log(f"{self._layout.log} does not say where the log begins"))
 

@@ -15,6 +15,7 @@ import msgspec
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
+from kvlog.core.entry import UNREADABLE
 from kvlog.core.machine import Identity
 from kvlog.errors import Unavailable
 from kvlog.zookeeper.layout import ClusterData, Layout
@@ -62,7 +63,7 @@ def look(hosts: str, layout: Layout, *, answer_s: float) -> Sighting:
         stat = client.exists_async(layout.log).get(timeout=answer_s)
         try:
             cluster = msgspec.json.decode(data, type=ClusterData)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return Sighting(None, client.last_zxid)
         if stat is None:
             return Sighting(None, client.last_zxid)

@@ -20,7 +20,7 @@ import msgspec
 from kazoo.client import KazooClient
 from kazoo.exceptions import NodeExistsError, NoNodeError
 
-from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, segment_of
+from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, UNREADABLE, segment_of
 from kvlog.core.machine import Identity, Position
 from kvlog.errors import CommandFailed, Unavailable, WrongLog, invariant
 from kvlog.zookeeper.layout import ClusterData, Layout, LogData, SegmentData, children_ever, segments_in
@@ -194,5 +194,5 @@ class Place:
 def _decode(data: bytes, kind: type[T], path: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise WrongLog(f"{path} was not made by kvlog ({error}): choose another --root") from error

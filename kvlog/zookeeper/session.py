@@ -5,7 +5,8 @@ What kazoo does that matters here (read in its source, 2.11.0, and measured):
 - A listener runs on the connection's thread and must not block: here it only enqueues.
 - LOST is reported only after a reconnect; SUSPENDED is when to stop trusting the session.
 - A request made without a connection is queued, and sent whenever there is one again: so none is made then.
-- A synchronous request waits for ever: so all are asynchronous, with a time limit.
+- A synchronous request waits for ever: so all are asynchronous, with a time limit. When one runs out, the
+  connection is given up: kazoo keeps it as long as anything comes, be it a byte a second.
 - ``connection_retry`` given as a dict replaces the whole policy, and its default is one try: so it says for
   ever, with less than a second in between (``max_delay`` plus jitter).
 """
@@ -13,10 +14,13 @@ What kazoo does that matters here (read in its source, 2.11.0, and measured):
 from __future__ import annotations
 
 import logging
+import math
 import queue
+import socket
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,7 +40,7 @@ from kazoo.protocol.states import KeeperState
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES
+from kvlog.core.entry import FORMAT, SEGMENT_ENTRIES, UNREADABLE
 from kvlog.core.machine import REQUEST_WINDOW, Identity
 from kvlog.errors import Stuck, Unavailable, WrongLog
 from kvlog.ports import Clock, Post
@@ -51,6 +55,13 @@ JOBS_MAX = 64
 
 WATCHDOG_S = 0.25
 """How often requests without an answer are looked through; their time limit is this exact."""
+
+SAY_AFTER_S = 5.0
+"""Time without a connection after which that is said."""
+
+REFUSALS_SAID = 3
+REFUSALS_S = 10.0
+"""The same refusal is said so often in so many seconds: what is refused is tried again, for hours if need be."""
 
 STOP_S = 2.0
 """How long closing the session may take."""
@@ -114,6 +125,8 @@ class ZooKeeperSession:
         self._deadlines: dict[int, tuple[float, Callable[[], None]]] = {}
         self._calls = 0
         self._begun = False  # kazoo's connection thread has been seen at work
+        self._refusals: dict[str, tuple[float, int]] = {}  # until when they are counted, and how many have come
+        self._say_at: float | None = None  # that there is no connection; None while there is one
         self._lookout = Lookout(
             self.client,
             self.refusal,
@@ -165,7 +178,9 @@ class ZooKeeperSession:
             except Unavailable:
                 continue
             except KazooException as error:
-                self.say(f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again")
+                self._say_refusal(
+                    f"ZooKeeper at {self._hosts} refuses {self.layout.root}: {error!r}; trying again"
+                )
                 self._stopped.wait(1)
                 continue
             if not self.client.connected:
@@ -189,7 +204,7 @@ class ZooKeeperSession:
                 data = self._made()
         try:
             cluster = msgspec.json.decode(data, type=ClusterData)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self._fail(WrongLog.exit_code, self.refusal.foreign(layout.cluster))
             raise
         if (cluster.format, cluster.segment) != (FORMAT, SEGMENT_ENTRIES):
@@ -274,6 +289,8 @@ class ZooKeeperSession:
         try:
             return pending.get(timeout=self._call_timeout_s)
         except _NO_ANSWER as error:
+            if isinstance(error, KazooTimeoutError):
+                self._give_connection_up()
             raise Unavailable(f"ZooKeeper at {self._hosts} did not answer: {error!r}") from error
 
     def run(self, effect: do.Effect, work: Callable[[], ev.Event | None]) -> None:
@@ -285,12 +302,22 @@ class ZooKeeperSession:
             except Unavailable:
                 event = ev.Failed(effect)
             except KazooException as error:
-                self.say(f"ZooKeeper refused {type(effect).__name__}: {error!r}")
+                self._say_refusal(f"ZooKeeper refused {type(effect).__name__}: {error!r}")
                 event = ev.Failed(effect)
             if event is not None:
                 self.post(event)
 
         self._enqueue(job)
+
+    def _say_refusal(self, text: str) -> None:
+        """Say what ZooKeeper has refused, unless the same was said often enough just now. On the worker thread."""
+        now = self.clock.monotonic()
+        until, times = self._refusals.get(text, (now, 0))
+        if now >= until:
+            until, times = now + REFUSALS_S, 0
+        self._refusals[text] = until, times + 1
+        if times < REFUSALS_SAID:
+            self.say(text)
 
     def start_call(self, pending: Any, answered: Callable[[Any], None], unanswered: Callable[[], None]) -> None:
         """Have exactly one of the two called: when the asynchronous request is done, or at its time limit.
@@ -306,6 +333,17 @@ class ZooKeeperSession:
                 answered(result)
 
         pending.rawlink(done)
+
+    def _give_connection_up(self) -> None:
+        """Have kazoo connect anew, to the next server: a request got no answer in its time.
+
+        kazoo takes a connection for a good one as long as pings are answered on it, or single bytes come. But a
+        server may do no more than that (ZOOKEEPER-4537, say), and then this node would lead on without a log.
+        """
+        connection = self.client._connection._socket  # noqa: SLF001 - there is no other way (2.11.0)
+        if self.client.connected and connection is not None:
+            with suppress(OSError):  # it has just ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _enqueue(self, job: Callable[[], None]) -> None:
         try:
@@ -326,11 +364,13 @@ class ZooKeeperSession:
             for number, (deadline, unanswered) in list(self._deadlines.items()):
                 if deadline <= now and self._deadlines.pop(number, None) is not None:
                     unanswered()
+                    self._give_connection_up()
             self._watch_connection(now)
         self._lookout.end()
 
     def _watch_connection(self, now: float) -> None:
         """See whether kazoo still works at all, and whether it can ever be connected again."""
+        self._say_outage(now)
         if self.client.client_state != KeeperState.CLOSED:
             self._begun = True
             self._lookout.tick(now)
@@ -339,6 +379,20 @@ class ZooKeeperSession:
                 Stuck.exit_code,
                 f"the connection to ZooKeeper at {self._hosts} has ended for good, by an answer that kazoo does "
                 "not understand or by a bug in it; nothing is lost: start this node again",
+            )
+
+    def _say_outage(self, now: float) -> None:
+        """Say once of each time without a connection that there is none."""
+        if self.client.connected:
+            self._say_at = None
+        elif self._say_at is None:
+            self._say_at = now + SAY_AFTER_S
+        elif now >= self._say_at:
+            self._say_at = math.inf
+            self.say(
+                f"no connection to ZooKeeper at {self._hosts} for {SAY_AFTER_S:g} s: it is down, has no quorum, "
+                "cannot be reached from here, or takes no more connections from this address (maxClientCnxns). "
+                "Reads go on and tell their age, writes are refused; this node tries on by itself"
             )
 
     def _give_up(self, reason: str) -> None:

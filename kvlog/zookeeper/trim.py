@@ -10,7 +10,7 @@ from kazoo.exceptions import BadVersionError, NoNodeError
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.entry import first_of, segment_of
+from kvlog.core.entry import UNREADABLE, first_of, segment_of
 from kvlog.zookeeper.layout import LogData, is_entry, log_bytes_before, log_data, segments_in
 from kvlog.zookeeper.multi import batches, failure_in
 from kvlog.zookeeper.session import ZooKeeperSession
@@ -55,7 +55,7 @@ class Trimmer:
         data, stat = self._session.call(self._client.get_async(path))
         try:
             begin = log_data(data)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise _Refused(f"{path} does not say where the log begins: {error}") from error
         if begin.first_index >= first:
             return begin
@@ -83,7 +83,7 @@ class Trimmer:
         else:
             try:
                 start, size = first_of(segment), log_bytes_before(segment, data)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 raise _Refused(f"{path} does not say how much is before it: {error}") from error
         return size + sum(self._sizes(range(start, first_index)))
 

@@ -31,7 +31,12 @@ def visit(hosts: str, *, answer_s: float, stop_s: float | None = STOP_S) -> Iter
     logger.setLevel(logging.CRITICAL)  # what matters of it arrives as exceptions
     client = KazooClient(hosts=hosts, timeout=answer_s, connection_retry=RECONNECT, logger=logger)
     try:
-        client.start_async().wait(answer_s)
+        connected = client.start_async()
+    except OSError as error:  # no descriptors are left, say; kazoo cannot stop what it has not begun
+        client.handler.stop()
+        raise Unavailable(f"ZooKeeper at {hosts} cannot be visited: {error}") from error
+    try:
+        connected.wait(answer_s)
         if not client.connected:
             raise Unavailable(f"ZooKeeper at {hosts} gave no connection in {answer_s:g} s")
         yield client

@@ -559,6 +559,72 @@ def test_whatever_is_asked_is_answered_the_same(
         pair.same(request(f"{method} {path}{query}", *fields, body=body))
 
 
+HOSTILE_METHODS = st.sampled_from(["PUT", "POST", "GET", "DELETE", "put", "P@T", "BREW", ""])
+HOSTILE_TARGETS = st.sampled_from(
+    [
+        "/update", "/v1/txn", "/v1/kv/h", "/v1/kv/%00", "/v1/kv/%ed%a0%80", "/v1/kv/e%CC%81", "/v1/kv/%C3%A9",
+        "/v1/kv/..",
+        "/v1/kv/a\tb", "/v1/kv/h?ttl=1e400", "/v1/kv/h?lease=-1", "/propagate", "*", "http://", "//",
+        "/v1/kv/" + "h" * 9_000,
+    ]
+)  # fmt: skip
+HOSTILE_FIELDS = st.lists(
+    st.sampled_from(
+        [
+            "Content-Length: 3\r\nContent-Length: 5", "Content-Length: -1", "Content-Length: 0x3",
+            "Content-Length: 3, 3",
+            "X-Folded: b\r\n c", "X-Nul: \0", "X\0Name: b", "no colon", "X Space: b", ": no name", "X-Lone: a\rb",
+            "Host: y", "Expect: nonsense", "Connection: keep-alive, close", "X-Long: " + "a" * 30_000,
+            "If-Match: " + '"1",' * 600, "If-None-Match: \t,\t,", "Idempotency-Key: ~own", "Idempotency-Key: ..",
+            "Content-Type: application/json; charset=\"", "Content-Type: " + "a/" * 200,
+            "Content-Encoding: \x80", JSON, JSON,
+        ]
+    ),
+    max_size=2,
+)  # fmt: skip
+CODINGS = st.sampled_from(
+    [
+        "chunked", "ChUnKeD", "gzip, chunked", "chunked\r\nTransfer-Encoding: chunked", "chunked, identity",
+        "identity",
+        "xchunked", "chunked\r\nContent-Length: 9", "\tchunked ", "chunked;q=1",
+    ]
+)  # fmt: skip
+CHUNKS = st.sampled_from(
+    [
+        b"0\r\n\r\n", b"1;a=b\r\nx\r\n0;c\r\n\r\n", b"-1\r\nx\r\n0\r\n\r\n", b"1\nx\n0\n\n",
+        b"0x1\r\nx\r\n0\r\n\r\n",
+        b"fffffffffffffffff\r\nx\r\n0\r\n\r\n", b"2\r\nxyz\r\n0\r\n\r\n",
+        b"1\r\nx\r\n0\r\nContent-Length: 9\r\n\r\n",
+        b"17\r\n{\"key\":\"h\",\"value\":\"h\"}\r\n0\r\n\r\n", b"\r\n", b"nothing like it\r\n",
+    ]
+)  # fmt: skip
+BOMBS = st.sampled_from(
+    [
+        b"[" * 60_000, b'{"then":' * 8_000, b'{"key":"h","value":%s}' % (b"9" * 500), b'{"key":"h","value":1e400}',
+        b'\xef\xbb\xbf{"key":"h","value":"h"}', b'{"key":"h","value":"\\ud800"}', b'{"key":"\\udc00","value":"h"}',
+        b'{"key":"h","value":"\xed\xa0\x80"}', b'{"key":"h","value":NaN}', b'{"key":"h","key":"h","value":"h"}',
+        b'{"key":"\\u0000h","value":"h"}', b'{"key":"h\\u0000","value":"\\u0000"}', "{}".encode("utf-16"),
+        b"\0" * 100,
+        b'{"then":[{"op":"put","key":"h","value":"h","ttl":-0.0}]}',
+        b'{"then":[{"op":"put","key":"h","value":"h","lease":7.0}]}',
+    ]
+)  # fmt: skip
+HOSTILE_BODIES = BOMBS.map(lambda body: (f"Content-Length: {len(body)}", body)) | st.tuples(
+    CODINGS.map("Transfer-Encoding: ".__add__), CHUNKS
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(HOSTILE_METHODS, HOSTILE_TARGETS, HOSTILE_FIELDS, HOSTILE_BODIES)
+def test_whatever_is_hostile_is_answered_the_same(
+    pair: Pair, method: str, target: str, fields: list[str], framed: tuple[str, bytes]
+):
+    """Heads that no client sends, lengths and chunks that contradict themselves, bombs of JSON: by both alike."""
+    length, body = framed
+    head = "\r\n".join((f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *fields, length))
+    pair.same(head.encode("latin-1") + b"\r\n\r\n" + body)
+
+
 # --- who answers ----------------------------------------------------------------------------------------------
 
 

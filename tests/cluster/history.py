@@ -7,7 +7,6 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +14,10 @@ from itertools import pairwise
 from kazoo.client import KazooClient
 
 from kvlog.cluster import Cluster, ClusterNode
-from kvlog.core.entry import LogEntry, Put, decode_entry
+from kvlog.core.entry import LogEntry, decode_entry
 from kvlog.errors import Unavailable
+from tests.faults.checkers import once, revisions
+from tests.faults.operations import Evidence, Kind, Operation, Outcome
 
 LOG_S = 20.0
 
@@ -57,6 +58,10 @@ class History:
         self._numbers = itertools.count()
         self._name = uuid.uuid4().hex[:6]  # several histories may share a log
 
+    def _key(self) -> str:
+        """One of a few that nobody else writes."""
+        return f"key{random.randrange(8)}-{self._name}"
+
     def _value(self) -> str:
         with self._lock:
             return f"value-{self._name}-{next(self._numbers)}"
@@ -68,19 +73,19 @@ class History:
 
     def write(self, node: ClusterNode, *, timeout_s: float = 5) -> Noted:
         """One write through ``node``, of a value that no other write has."""
-        value = self._value()
+        key, value = self._key(), self._value()
         invoked_at = time.monotonic()
         try:
-            answer = node.update(f"key{random.randrange(8)}", value, timeout_s=timeout_s)
+            answer = node.update(key, value, timeout_s=timeout_s)
             outcome, revision = answer.body["outcome"], answer.body.get("revision", 0)
         except Unavailable:
             outcome, revision = "silence", 0
-        return self._note(Noted(value, outcome, revision, invoked_at, time.monotonic()))
+        return self._note(Noted(value, outcome, revision, invoked_at, time.monotonic(), key=key))
 
     def write_once(self, nodes: Sequence[ClusterNode], *, key: str = "", timeout_s: float = 5) -> Noted:
         """One write under an id of its own, tried on one of the nodes after the other until it is committed."""
         value = self._value()
-        key, request_id = key or f"key{random.randrange(8)}", f"id-{value}"
+        key, request_id = key or self._key(), f"id-{value}"
         invoked_at = time.monotonic()
         tries = 0
         for node in itertools.cycle(nodes):
@@ -131,28 +136,30 @@ class History:
         What is trimmed can not be compared; it must not be there again.
         """
         log = read_log(self.cluster, self._begin)
-        first_revision = log[0].entry.first_revision
-        check_effects(log)
-        found: dict[str, list[tuple[int, int]]] = {}
-        for item in log:
-            for revision, request in enumerate(item.entry.requests, start=item.entry.first_revision):
-                for effect in request.effects:
-                    if isinstance(effect, Put):
-                        found.setdefault(effect.value, []).append((revision, item.index))
-        for noted in self.noted:
-            places = found.get(noted.value, [])
-            revisions = [revision for revision, _ in places]
-            if noted.outcome == "committed" and noted.revision < first_revision:
-                assert revisions == [], f"{noted}: {places}"
-            elif noted.outcome == "committed":
-                assert revisions == [noted.revision], f"{noted}: {places}"
-                assert noted.index in (-1, places[0][1]), f"{noted}: {places}"
-            elif noted.outcome == "refused":
-                assert revisions == [], f"{noted}: {places}"
-            else:
-                assert len(revisions) <= 1, f"{noted}: {places}"
-        check_order([noted for noted in self.noted if noted.outcome == "committed"])
+        evidence = Evidence(tuple(map(_operation, self.noted)), tuple(log))
+        assert revisions.check(evidence) + once.check(evidence) == []
         return log
+
+
+def _operation(noted: Noted) -> Operation:
+    """The same, for the checkers. Which client it was does not matter: none of them reads."""
+    outcomes = {"committed": Outcome.OK, "refused": Outcome.REFUSED}
+    return Operation(
+        number=int(noted.value.rpartition("-")[2]),
+        process=0,
+        workload="history",
+        kind=Kind.WRITE,
+        node="",
+        invoked_ns=round(noted.invoked_at * 1e9),
+        returned_ns=round(noted.answered_at * 1e9),
+        outcome=outcomes.get(noted.outcome, Outcome.UNKNOWN),
+        key=noted.key,
+        argument=noted.value,
+        revision=noted.revision,
+        index=noted.index,
+        request_id=noted.request_id,
+        tries=noted.tries,
+    )
 
 
 class Writers:
@@ -205,33 +212,6 @@ class Writers:
             assert not thread.is_alive(), "a writer hangs"
         if self._failed:
             raise self._failed[0]
-
-
-def check_order(committed: Sequence[Noted]) -> None:
-    """What was answered before another write was asked for has a lower revision than that."""
-    answered = sorted(committed, key=lambda noted: noted.answered_at)
-    highest, known = 0, 0
-    for later in sorted(committed, key=lambda noted: noted.invoked_at):
-        while known < len(answered) and answered[known].answered_at < later.invoked_at:
-            highest, known = max(highest, answered[known].revision), known + 1
-        assert highest < later.revision, f"{later}, after revision {highest} was answered"
-
-
-def check_effects(log: Sequence[LogEntry]) -> None:
-    """Each id is in the log once, and the versions of each key count its writes without a gap."""
-    requests = [request for item in log for request in item.entry.requests]
-    ids = Counter(request.id for request in requests if request.id)
-    assert [name for name, count in ids.items() if count > 1] == []
-    versions: dict[str, int] = {}
-    for effect in (effect for request in requests for effect in request.effects):
-        before = versions.get(effect.key)
-        if isinstance(effect, Put):
-            if before is not None or log[0].index == 0:  # else its earlier writes are not in here
-                assert effect.version == (before or 0) + 1, f"{effect} after version {before}"
-            versions[effect.key] = effect.version
-        else:
-            assert before != 0, f"{effect}, which was not there"
-            versions[effect.key] = 0
 
 
 def applied_index(cluster: Cluster) -> int:

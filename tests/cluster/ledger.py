@@ -33,9 +33,13 @@ def arm(node: ClusterNode, spec: str) -> None:
 
 
 class Ledger:
-    """Writes, each to a key of its own, and which of them were acknowledged."""
+    """Writes, each to a key of its own, and which of them were acknowledged.
 
-    def __init__(self) -> None:
+    Keys and values begin with ``name``: several ledgers on one cluster need one each.
+    """
+
+    def __init__(self, name: str = "key") -> None:
+        self._name = name
         self.acknowledged: dict[str, str] = {}
         self.revisions: dict[int, str] = {}
         self.refused: set[str] = set()
@@ -46,7 +50,7 @@ class Ledger:
         """One write; returns its outcome: committed, refused, unknown or silence."""
         with self._lock:
             number = next(self._numbers)
-        key, value = f"key-{number}", f"value-{number}-".ljust(size, "x")
+        key, value = f"{self._name}-{number}", f"{self._name}-value-{number}-".ljust(size, "x")
         try:
             outcome = (answer := node.update(key, value, ack=ack)).body["outcome"]
         except Unavailable:

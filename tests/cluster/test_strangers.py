@@ -4,7 +4,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import pytest
 from kazoo.client import KazooClient
 from kazoo.security import OPEN_ACL_UNSAFE, make_acl
 
@@ -44,11 +43,18 @@ def test_idle_connections_keep_nobody_out(standing: Cluster):
         assert leader.answers
 
 
-@pytest.mark.parametrize("path", ["members/stranger", "election/stranger_ab_0000000000", "log/stranger"])
-def test_a_foreign_znode_ends_nobody(standing: Cluster, path: str):
-    """What kvlog did not make, it passes over."""
+STRANGERS = ("members/stranger", "election/stranger_ab_0000000000", "log/stranger", "replicas/stranger")
+FOREIGN_DATA = (b"", b'{"address":"\xff"}', b"[" * 100_000, b'{"address":' + b'{"a":' * 100_000)
+"""Nothing, what is no UTF-8, and what is nested deeper than any reader goes."""
+
+
+def test_a_foreign_znode_ends_nobody(standing: Cluster):
+    """What kvlog did not make, it passes over, wherever it is and whatever is in it."""
     with zookeeper(standing) as client:
-        client.create(f"{standing.root}/{path}", b"", ephemeral=True)
+        for path in STRANGERS:
+            for number, data in enumerate(FOREIGN_DATA):
+                name = path.replace("stranger", f"stranger{number}")
+                client.create(f"{standing.root}/{name}", data, ephemeral=True)
         leader = standing.wait_until_settled()
         leader.kill()
         survivor = standing.wait_for_leader()

@@ -4,7 +4,7 @@ import pytest
 
 from kvlog.core import effects as do
 from kvlog.core import events as ev
-from kvlog.core.values import Holding, Member, Replica
+from kvlog.core.values import Checkpoint, Holding, Member, Replica
 
 from .conftest import World
 
@@ -187,6 +187,16 @@ def test_a_mark_is_there_for_good(world: World):
     expected = (Replica("n1", "n1:81", 12, Holding.WHOLE, version=1), Replica("n2", "n2:80", 7, Holding.STALE))
     assert expected == first.replicas()
     assert first.members() == ()
+
+
+def test_a_mark_tells_what_its_store_held_behind_some_entries(world: World):
+    """For the others to compare with (A1)."""
+    node = world.node("n1")
+    checkpoints = (Checkpoint(255, "a" * 32, "1.b"), Checkpoint(300, "c" * 32, "1.d"))
+    node.publish(Replica("n1", "n1:80", 300, Holding.WHOLE, checkpoints=checkpoints))
+
+    [found] = world.node("n2").replicas()
+    assert found.checkpoints == checkpoints
 
 
 def test_nobody_is_counted_on_at_first(world: World):

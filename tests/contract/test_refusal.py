@@ -1,6 +1,7 @@
 """A node and a ZooKeeper that do not go together, or not any more: the process ends, and says what to do."""
 
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -17,6 +18,7 @@ from kvlog.core import events as ev
 from kvlog.core.entry import SEGMENT_ENTRIES
 from kvlog.core.machine import Identity
 from kvlog.ensemble import LocalEnsemble
+from kvlog.errors import Unavailable
 from kvlog.processes import ProcessKeeper, wait_until
 from kvlog.zookeeper import outage
 from kvlog.zookeeper.layout import Layout
@@ -309,6 +311,17 @@ def looking() -> list[threading.Thread]:
     looks = [thread for thread in threading.enumerate() if thread.name == "kvlog-zk-look"]
     assert len(looks) <= 1
     return looks
+
+
+def test_a_look_without_descriptors_finds_nothing():
+    """It is no reason for the process to end: the next look may have some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Unavailable, match="cannot be visited"):
+            outage.look("127.0.0.1:1", Layout("/nowhere"), answer_s=WAIT_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 MINE = Identity("c1", 5)

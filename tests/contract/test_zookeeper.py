@@ -1,5 +1,6 @@
 """What only the real ZooKeeper adapters promise: how the znodes look, and what happens when it does not answer."""
 
+import dataclasses
 import re
 import time
 import uuid
@@ -15,7 +16,7 @@ from kvlog.core import effects as do
 from kvlog.core import events as ev
 from kvlog.core.entry import FORMAT, NO_HASH, SEGMENT_ENTRIES, Entry, Skip, encode_entry
 from kvlog.core.machine import REQUEST_WINDOW, Identity
-from kvlog.core.values import Holding, Member, Replica
+from kvlog.core.values import Checkpoint, Holding, Member, Replica
 from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import wait_until
 from kvlog.zookeeper.layout import Layout, entry_index, last_entry, parse_candidate
@@ -298,6 +299,20 @@ def test_a_foreign_znode_among_the_replicas_is_none(zookeeper_world: ZooKeeperWo
     assert node.replicas() == (mark,)
 
 
+def test_a_mark_of_a_node_that_publishes_no_checkpoints_is_one(zookeeper_world: ZooKeeperWorld):
+    """As earlier versions wrote it; and they read what this one writes, as far as they know it."""
+    node = zookeeper_world.node("n1")
+    mark = Replica("n1", "n1:80", 3, Holding.WHOLE)
+    earlier = b'{"address":"n1:80","durable_index":3,"holding":"whole"}'
+    node.client.create(f"{node.layout.replicas}/n1", earlier)
+
+    assert node.replicas() == (mark,)
+    assert node.replicas()[0].checkpoints == ()
+    node.publish(dataclasses.replace(mark, checkpoints=(Checkpoint(3, "a", "1.b"),)))
+    data, _ = node.client.get(f"{node.layout.replicas}/n1")
+    assert data == earlier.replace(b"}", b',"checkpoints":[{"index":3,"hash":"a","digest":"1.b"}]}')
+
+
 def test_a_log_that_was_made_without_replicas_gets_them(zookeeper_world: ZooKeeperWorld):
     """The first mark makes their znode; until then there is nobody."""
     node = zookeeper_world.node("n1")
@@ -459,6 +474,17 @@ def _answers(node: ZooKeeperNode) -> bool:
     node.log.read_tail(do.ReadTail(confirm=True))
     found = node.events.wait(ev.TailRead | ev.Failed)  # type: ignore[arg-type]
     return isinstance(found, ev.TailRead) and found.tail_index in (0, 1)
+
+
+def test_a_refusal_that_goes_on_is_not_said_each_time(zookeeper_world: ZooKeeperWorld):
+    """What is refused is tried again and again: the log of a node is not filled with that."""
+    node = zookeeper_world.node("n1")
+    node.client.set_acls(node.layout.election, [make_acl("world", "anyone", read=True, admin=True)])
+    for _ in range(20):
+        node.election.enrol(do.Enrol())
+        node.events.wait(ev.Failed)
+
+    assert node.said == ["ZooKeeper refused Enrol: NoAuthError()"] * 3
 
 
 def test_a_log_of_another_format_is_refused(zookeeper_world: ZooKeeperWorld, ensemble: LocalEnsemble):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlog.core import entry
+from kvlog.core.agreement import Agreement
 from kvlog.core.cursor import Cursor
 from kvlog.core.effects import Effect, ListReplicas, Note, PublishMark, RemoveReplica, Reply, Sync, Trim
 from kvlog.core.entry import Leader
@@ -64,7 +65,7 @@ class Bench:
 
     def mark(self, now: float = 0.0) -> list[Effect]:
         self.questions.now = now
-        return self.retention.mark(self.cursor, now)
+        return self.retention.mark(self.cursor, Agreement("n1"), now)
 
     def synced(self, position: Position) -> None:
         self.retention.handle(Synced(position))

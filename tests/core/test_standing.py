@@ -9,6 +9,7 @@ from kvlog.core.effects import (
     Join,
     ListCandidates,
     ListMembers,
+    Note,
     Probe,
     RemoveCandidate,
     RemoveMember,
@@ -401,3 +402,57 @@ def test_another_process_on_the_own_address_ends_this_one():
 
     assert isinstance(end, Exit)
     assert end.code == 3
+
+
+# --- who does not begin ---------------------------------------------------------------------------------------
+
+
+def notes(made: Standing, until_s: float) -> list[str]:
+    """What it says in this time, a tick each second; probes are not answered."""
+    return [found.text for now in range(int(until_s) + 1) for found in of(Note, made.tick(float(now)))]
+
+
+def test_a_first_candidate_that_never_begins_is_named_once():
+    """With the command that clears it, for the one whose turn would be next and all behind it."""
+    for behind in ((), (candidate("n2", 4),)):
+        made = enrolled(candidate("n0", 3), *behind)
+
+        (said,) = notes(made, 5 * HOLD_S)
+
+        assert "n0 at n0:80 is to be next, and has not begun" in said
+        assert said.endswith("zkCli.sh -server HOSTS delete ELECTION/n0_i0_0000000003")
+        assert made.why_nobody_leads == "no node leads: n0 at n0:80 is to be next, and has not begun"
+
+
+def test_nobody_is_named_before_a_dead_ones_session_would_have_ended():
+    """Each new first one has that time, and so has ZooKeeper when it is back."""
+    made = enrolled(candidate("n0", 3))
+    assert notes(made, HOLD_S) == []
+
+    made.candidates_listed((candidate("n2", 4), candidate("n1", 5)))
+    assert [of(Note, made.tick(HOLD_S + after)) for after in (1, HOLD_S)] == [[], []]
+    made.session_suspended()
+    made.session_connected(1, 9 * HOLD_S)
+    assert of(Note, made.tick(9 * HOLD_S + 1)) == []
+
+
+def test_nobody_is_named_while_somebody_leads():
+    """Nor by the one that is to be next itself."""
+    led, first = enrolled(candidate("n0", 3)), enrolled()
+    led.learn_leader(Leader("n0", "n0:80"), 103)
+
+    assert notes(led, 5 * HOLD_S) == notes(first, 5 * HOLD_S) == []
+
+
+def test_a_candidate_of_an_earlier_life_that_does_not_go_is_not_removed_without_a_pause():
+    """A server may go on showing it (ZOOKEEPER-5010): each removal is answered at once, and changes nothing."""
+    made = enrolled()
+    shown = (candidate("n1", 2, "i9"), candidate("n1", 5))
+    removals = []
+
+    for step in range(100):  # ten in a second
+        made._questions.now = step / 10
+        removals += of(RemoveCandidate, made.candidates_listed(shown))
+        made._questions.answered(RemoveCandidate, shown[0].name)
+
+    assert len(removals) == 10

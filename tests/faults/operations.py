@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -37,7 +38,7 @@ class Kind(StrEnum):
     WRITE = "write"
     """``argument`` is the key's new value."""
     CAS = "cas"
-    """``argument`` is (expected, new): the value must be the first of them (None: no such key) to become the second."""
+    """``argument`` is (expected, new): the value must be the first (None: no such key) to become the second."""
     DELETE = "delete"
     """The key goes, if it is there."""
     TRANSFER = "transfer"
@@ -54,7 +55,7 @@ class Operation:
             be carried out at any time after its invocation.
         workload: the name of the workload that it belongs to.
         node: the address of the node that was asked, or asked last.
-        invoked_ns, returned_ns: on the monotonic clock of this machine; the second is None while there is no answer.
+        invoked_ns, returned_ns: on this machine's monotonic clock; the second is None while there is no answer.
         key: empty for what is of several keys.
         argument, result: see Kind; what JSON can hold.
         mode: of a read, "linearizable" or "local".
@@ -63,6 +64,9 @@ class Operation:
         request_id: the Idempotency-Key; empty if there was none.
         tries: how often it was sent, under that id.
         error: why there was no other outcome, as the node or the network put it.
+        min_revision: of a read, the revision that it asked for at least; 0 if it asked for none.
+        life: of the node that was asked, a number that changes whenever a fault takes its store away: what it has
+            shown before, it may have to learn again.
     """
 
     number: int
@@ -82,6 +86,8 @@ class Operation:
     request_id: str = ""
     tries: int = 1
     error: str = ""
+    min_revision: int = 0
+    life: int = 0
 
     @property
     def writes(self) -> bool:
@@ -96,6 +102,7 @@ class History:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._operations: list[Operation] = []
+        self._counts: Counter[Outcome] = Counter()
         self._file = path.open("w") if path is not None else None
 
     def number(self) -> int:
@@ -107,6 +114,7 @@ class History:
         """Take down what has come to its end."""
         with self._lock:
             self._operations.append(operation)
+            self._counts[operation.outcome] += 1
             if self._file is not None:
                 self._file.write(json.dumps(asdict(operation)) + "\n")
         return operation
@@ -116,6 +124,11 @@ class History:
         with self._lock:
             found = [each for each in self._operations if not workload or each.workload == workload]
         return sorted(found, key=lambda each: each.invoked_ns)
+
+    def counts(self) -> Counter[Outcome]:
+        """How many there are of each outcome."""
+        with self._lock:
+            return Counter(self._counts)
 
     def close(self) -> None:
         """Nothing more is noted."""
@@ -154,7 +167,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A watcher's account: the prefix that it watched, after which revision it began, and up to where it was told all."""
+    """A watcher's account: its prefix, after which revision it began, and up to where it was told everything."""
 
     watcher: int
     prefix: str

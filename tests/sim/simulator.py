@@ -18,8 +18,8 @@ from itertools import pairwise
 
 import msgspec
 
+from kvlog.core import agreement, entry, retention
 from kvlog.core import effects as do
-from kvlog.core import entry, retention
 from kvlog.core import events as ev
 from kvlog.core.applying import apply_entry
 from kvlog.core.commands import (
@@ -69,6 +69,7 @@ SESSION_TIMEOUT_S = 2.0
 WRITE_TIMEOUT_S = 3.0
 SEGMENT_ENTRIES = 8
 MARK_S = 0.4
+CHECKPOINT_ENTRIES = 8
 WINDOW = 400
 """Revisions for which requests are remembered: more than a client's retries can be apart in a run (a retry comes
 within seconds; a run writes some 20 a second), fewer than a long run has."""
@@ -368,8 +369,11 @@ class SimNode:
 
         self.sim.later(self.sim.delay(), arrive)
 
-    def stop_effect(self, effect: do.Exit) -> None:
+    def stop_effect(self, effect: do.Exit | do.Distrust) -> None:
         self.sim.failures.append(f"{self.node_id} exited: {effect.reason}")
+        if isinstance(effect, do.Distrust):
+            self.sim.at(self.sim.now, self.crash)
+            self.sim.at(self.sim.now, self.lose_disk)  # it is put aside
 
     def reply(self, effect: do.Reply) -> None:
         answer = self.tokens.pop(effect.token, None)
@@ -444,6 +448,7 @@ class Simulator:
     def __post_init__(self) -> None:
         entry.SEGMENT_ENTRIES = SEGMENT_ENTRIES
         retention.MARK_S = MARK_S
+        agreement.CHECKPOINT_ENTRIES = CHECKPOINT_ENTRIES
         self.random = random.Random(self.seed)
         self.retain = self.random.choice([0, 5, 20, 60, 10_000])
         self.log_bytes_max = self.random.choice([60_000, 120_000, 1 << 28, 1 << 28])

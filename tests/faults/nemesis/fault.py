@@ -6,6 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from kvlog.cluster import ClusterNode
 from tests.faults.arena import Arena
 
 
@@ -24,10 +25,29 @@ class Fault(ABC):
     lasts_s: ClassVar[tuple[float, float]] = (2.0, 6.0)
     settles_s: ClassVar[float] = 15.0
 
+    @classmethod
+    def why_not(cls, arena: Arena) -> str | None:
+        """None if it can be injected there, else what is missing on this machine."""
+        del arena
+        return None
+
     @abstractmethod
     def inject(self, arena: Arena, draw: random.Random) -> str:
         """Do it; what was done and to whom, in one sentence for the report."""
 
     @abstractmethod
     def heal(self, arena: Arena) -> None:
-        """Undo it: afterwards everything that it has touched is up, or starting, and reachable."""
+        """Undo it: afterwards everything that it has touched is up, or starting, and reachable.
+
+        Nothing happens at the second time, nor if it was not injected. A node that has ended is started again.
+        """
+
+
+def leader_of(arena: Arena, draw: random.Random) -> ClusterNode:
+    """The leader; any node if nobody says that it is."""
+    return arena.leader() or draw.choice(arena.nodes)
+
+
+def follower_of(arena: Arena, draw: random.Random) -> ClusterNode:
+    """One that does not lead."""
+    return draw.choice(arena.followers() or arena.nodes)
