@@ -1030,7 +1030,7 @@ WATCHES = (
                 "if piece.whole:\n            self._enter(watcher, Stage.LIVE)",
             ),
         ),
-        (JOINS,),
+        (LIFE,),
     ),
     Mutant(
         "progress-beyond-what-was-taken",
