@@ -42,7 +42,7 @@ class ProxiedNode(ClusterNode):
         super().__init__(cluster, number, port)
         self.proxy = proxy
         self.direct = ClusterNode(cluster, number, port)
-        self.address = proxy.address
+        self.address = self.advertised = proxy.address
 
     def start(self, **how: Any) -> None:
         """See ClusterNode."""
