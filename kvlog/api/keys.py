@@ -23,7 +23,8 @@ from kvlog.core.commands import Condition, DeleteKey, SetKey, Txn
 from kvlog.core.entry import VALUE_BYTES_MAX
 from kvlog.core.machine import Record
 from kvlog.core.values import Committed
-from kvlog.errors import InvalidInput, TooBusy
+from kvlog.errors import InvalidInput
+from kvlog.ports import Page
 from kvlog.service.reads import Read
 from kvlog.service.service import Service
 from kvlog.service.writes import Written
@@ -76,12 +77,15 @@ def _add_reads(app: Flask, service: Service) -> None:
     @app.get("/v1/kv")
     def list_keys() -> Response:
         given = parameters(incoming.query(), LIST)
-        if not pages.acquire(timeout=read_options(given).timeout_s):
-            raise TooBusy("this node makes as many pages of keys as it can already")
-        try:
-            return respond(_page(service, given))
-        finally:
-            pages.release()
+        page, read = service.reads.page(
+            given["prefix"],
+            start=given["from"],
+            limit=given["limit"],
+            options=read_options(given),
+            count=given["count"],
+        )
+        with pages:  # what was to be waited for is over
+            return respond(_shown(page, read, keys_only=given["keys_only"]))
 
     @app.get("/v1/kv/<key:_>")
     def get_key(_: str) -> Response:
@@ -178,17 +182,10 @@ def _show(key: str, record: Record, read: Read) -> Response:
     return Response(record.value, headers=headers, content_type=raw_type)
 
 
-def _page(service: Service, given: dict[str, Any]) -> View:
-    page, read = service.reads.page(
-        given["prefix"],
-        start=given["from"],
-        limit=given["limit"],
-        options=read_options(given),
-        count=given["count"],
-    )
+def _shown(page: Page, read: Read, *, keys_only: bool) -> View:
     body: dict[str, Any] = {
         "revision": read.revision,
-        "items": [item(key, record, keys_only=given["keys_only"]) for key, record in page.items],
+        "items": [item(key, record, keys_only=keys_only) for key, record in page.items],
     }
     if page.next is not None:
         body["next"] = page.next

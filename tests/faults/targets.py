@@ -305,7 +305,7 @@ def line(data: bytes) -> object:
         theirs.setblocking(False)
         theirs.send(data)
         theirs.shutdown(socket.SHUT_WR)
-        found = Line("nowhere:0", connect_s=0.1, answer_s=5.0)
+        found = Line("127.0.0.1:1", connect_s=0.1, answer_s=5.0)
         found._socket = ours
         try:
             return found.post("/propagate", b"", "a/b")
