@@ -209,8 +209,8 @@ class ExpireSession(Fault):
             member = client.exists(path)
         if member is None:
             return f"{node.address} had no session that could be closed"
-        # At the node's own server, which ends its connection first. At another one the session would move there, and
-        # what the node still asks for be answered in part: kazoo's thread ends by that.
+        # At the node's own server, which ends its connection first. At another one the session would move there,
+        # and what the node still asks for be answered in part: kazoo's thread ends by that.
         own = arena.server_of(node)
         servers = sorted((server for server in arena.servers if server.mode()), key=lambda each: each is not own)
         closed = any(close_session(server, member.ephemeralOwner) for server in servers)
