@@ -16,7 +16,7 @@ TAGS_MAX = 500
 _AS_ITEM = "-json"
 """What the tag of a key's JSON form ends with: two forms of one key must not have the same tag."""
 
-_TAG = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*+)"[ \t]*+)?+(,|$)')
+_TAG = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*+)"[ \t]*+)?+(,|\Z)')
 """Its parts never give back what it has taken: long headers are read in one go."""
 _REVISION = re.compile(rf"([1-9][0-9]{{0,18}})(?:{_AS_ITEM})?")
 

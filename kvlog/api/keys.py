@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from http import HTTPStatus
 from typing import Any
 
@@ -22,13 +23,17 @@ from kvlog.core.commands import Condition, DeleteKey, SetKey, Txn
 from kvlog.core.entry import VALUE_BYTES_MAX
 from kvlog.core.machine import Record
 from kvlog.core.values import Committed
-from kvlog.errors import InvalidInput
+from kvlog.errors import InvalidInput, TooBusy
 from kvlog.service.reads import Read
 from kvlog.service.service import Service
 from kvlog.service.writes import Written
 
 PAGE_ITEMS = 100
 PAGE_ITEMS_MAX = 1_000
+
+PAGES_MAX = 4
+"""Pages that are made at a time: each may take tens of milliseconds of the interpreter, and with hundreds of them
+the threads that keep this node's session alive would wait for their turn too long."""
 
 GET = READ
 PUT = (TTL, a_number("lease", "the lease that the key goes away with", low=1), *WRITE)
@@ -66,9 +71,17 @@ def add_routes(app: Flask, service: Service) -> None:
 
 
 def _add_reads(app: Flask, service: Service) -> None:
+    pages = threading.BoundedSemaphore(PAGES_MAX)
+
     @app.get("/v1/kv")
     def list_keys() -> Response:
-        return respond(_page(service, parameters(incoming.query(), LIST)))
+        given = parameters(incoming.query(), LIST)
+        if not pages.acquire(timeout=read_options(given).timeout_s):
+            raise TooBusy("this node makes as many pages of keys as it can already")
+        try:
+            return respond(_page(service, given))
+        finally:
+            pages.release()
 
     @app.get("/v1/kv/<key:_>")
     def get_key(_: str) -> Response:

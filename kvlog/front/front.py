@@ -68,8 +68,7 @@ BODY_BYTES_BEFORE = 64 * 1024
 """A body of up to this length is read before a thread is taken, so that a slow client holds none."""
 
 HEAD_S = 30.0
-"""How long the head of a request may take to come, counted from the end of the one before: so an idle connection
-is closed after that time, too."""
+"""How long a head may take to come, from the end of the request before: an idle connection is closed then, too."""
 
 BODY_S = 30.0
 """How long a body of up to BODY_BYTES_BEFORE may take to come."""
@@ -298,33 +297,36 @@ class Front:
     async def _after_body(self, call: Call, size: int) -> None:
         """Take the shortcut, or a thread, once the body is there."""
         try:
-            call.body = body = await self._whole(call.incoming, size)
+            call.body = body = await self._whole(call, size)
+            if body is None:
+                return
             found = self._shortcut(call.scope, body) if self._shortcut is not None else None
             if isinstance(found, tuple):
                 give(call.send, found)
             else:
                 await (self._submit(call) if found is None else self._begin(found, call))
-        except ClientGone:  # or has sent what is no body: if it is there, it is told
-            refuse(call.send, HTTPStatus.BAD_REQUEST, BROKEN_OFF, self._headers)
-        except TimeoutError:
-            what = f"the body has {size} bytes, and they did not come within {self._body_s:g} s"
-            refuse(call.send, HTTPStatus.REQUEST_TIMEOUT, what, self._headers)
         except Exception as error:  # Granian would keep it to itself
             self._guard.ended_by(error)
             raise
 
-    async def _whole(self, incoming: Incoming, size: int) -> bytes:
-        """A small body, for which there is patience."""
+    async def _whole(self, call: Call, size: int) -> bytes | None:
+        """A small body, for which there is patience; None if it does not come, which its client has been told."""
         if not size:
             return b""
-        loop = asyncio.get_running_loop()
+        loop, incoming = asyncio.get_running_loop(), call.incoming
         self._coming[incoming] = loop.time() + self._body_s
         if self._patience is None:
             self._patience = loop.call_later(self._body_s, self._lose_patience)
         try:
             return await incoming.whole(size)
+        except ClientGone:  # or has sent what is no body: if it is there, it is told
+            refuse(call.send, HTTPStatus.BAD_REQUEST, BROKEN_OFF, self._headers)
+        except TimeoutError:
+            what = f"the body has {size} bytes, and they did not come within {self._body_s:g} s"
+            refuse(call.send, HTTPStatus.REQUEST_TIMEOUT, what, self._headers)
         finally:
             del self._coming[incoming]
+        return None
 
     def _lose_patience(self) -> None:
         """Give up the bodies whose time is over. One timer does for all: mostly, they have come long before."""

@@ -223,6 +223,8 @@ def main() -> None:
         cluster.start()
         leader = cluster.wait_until_settled()
         assert leader.request("PUT", "/v1/kv/figures", body=b"1").status == CREATED
+        for number in range(20):
+            assert leader.request("PUT", f"/v1/kv/flood/large/{number}", body=VALUE).status == CREATED
         print(
             "| flood of the leader | answers to it per second | read p50 / p99, ms | through Flask | reads | ",
             end="",

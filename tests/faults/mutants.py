@@ -1020,16 +1020,17 @@ WATCHES = (
         (JOINS,),
     ),
     Mutant(
-        "live-without-a-batch",
-        "a watcher counts as live before a batch has followed what it has",
+        "live-while-the-feed-is-further",
+        "a watcher that has read all that was there counts as live, although a batch has gone by since",
         (
             Edit(
                 "kvlog.watching.feed:Feed.piece",
-                "self._enter(watcher, Stage.JOINING)",
-                "self._enter(watcher, Stage.LIVE)",
+                "if piece.whole and piece.through >= self.through:\n"
+                "            self._enter(watcher, Stage.JOINING)",
+                "if piece.whole:\n            self._enter(watcher, Stage.LIVE)",
             ),
         ),
-        (JOINS,),
+        (LIFE,),
     ),
     Mutant(
         "progress-beyond-what-was-taken",

@@ -1,4 +1,4 @@
-"""ZooKeeper's servers, looked at from beside: who is connected where, and sessions that end."""
+"""Nodes and ZooKeeper's servers, looked at from beside: who is connected where, who leads, what was passed."""
 
 from __future__ import annotations
 
@@ -86,6 +86,17 @@ def password_of(session: int) -> bytes:
         state = (state * 0x5DEECE66D + 0xB) % (1 << 48)
         password += (state >> 16).to_bytes(4, "little")
     return password
+
+
+def arm(node: ClusterNode, spec: str) -> None:
+    """Arm a node's failpoints. From now on it counts how often each is passed."""
+    assert node.request("PUT", "/v1/failpoints", body=spec.encode()).status == 200
+
+
+def hits(node: ClusterNode, place: str) -> int:
+    """How often a node has passed a failpoint since any were armed."""
+    points = node.request("GET", "/v1/failpoints").body["failpoints"]
+    return int(next(point["hits"] for point in points if point["name"] == place))
 
 
 def another_leads(cluster: Cluster, old: ClusterNode) -> ClusterNode:

@@ -25,7 +25,7 @@ from tests.cluster.history import History, Writers
 from tests.cluster.keys import get, put
 from tests.faults.conftest import Brisk
 from tests.faults.rules import STALLED, Door, Rules, Way
-from tests.faults.servers import another_leads, expire, server_of, session_of, zookeeper
+from tests.faults.servers import another_leads, arm, expire, hits, server_of, session_of, zookeeper
 
 WAIT_S = 20.0
 
@@ -228,7 +228,7 @@ def test_an_append_that_comes_late_never_lands_behind_another_leaders_barrier(
     """F19: held back until somebody else leads; it is not there, or once, by a later try of its node."""
     history, old = History(brisk), brisk.wait_until_settled()
     with ThreadPoolExecutor(1) as pool:
-        count_hits(old)
+        arm(old, "mid_install:raise")  # it is not passed here, but now all are counted
         brisk_stand.set(old, Rules(to_server=STALLED))
         writing = pool.submit(history.write, old, timeout_s=8)
         assert wait_until(lambda: hits(old, "before_append") == 1, WAIT_S)
@@ -242,16 +242,6 @@ def test_an_append_that_comes_late_never_lands_behind_another_leaders_barrier(
 
     assert max(batches_of(history.check()).values()) == 1
     assert not old.status()["is_leader"]
-
-
-def count_hits(node: ClusterNode) -> None:
-    """From now on the node counts how often each failpoint is passed; the one that is armed is not."""
-    assert node.request("PUT", "/v1/failpoints", body=b"mid_install:raise").status == 200
-
-
-def hits(node: ClusterNode, place: str) -> int:
-    points = node.request("GET", "/v1/failpoints").body["failpoints"]
-    return int(next(point["hits"] for point in points if point["name"] == place))
 
 
 def depose(cluster: Cluster, node: ClusterNode) -> None:
@@ -432,7 +422,7 @@ def test_slow_disks_of_zookeeper_make_writes_slow_and_nothing_else(
 def test_a_full_disk_of_a_server_of_zookeeper_holds_nobody_up(
     fragile_ensemble: LocalEnsemble, keeper: ProcessKeeper, standing: Cluster
 ):
-    """F19j: one that follows can write no more; the others are a quorum, and its nodes go elsewhere."""
+    """F19j: one that follows can write no more; the others are a quorum, and its nodes go to them."""
     history = History(standing)
     full = next(server for server in fragile_ensemble.servers if server.mode() == "follower")
     with Writers(history, standing.nodes, threads=2, once=3):

@@ -20,6 +20,9 @@ Found = TypeVar("Found")
 EVENT_BYTES = 1_200
 """No event of these tests has more."""
 
+TURNS_MAX = 1_000
+"""In far fewer turns all is done that is due."""
+
 Told = tuple[int, dict[str, bool]]
 """The revision of an event, and for each key in it whether it was put."""
 
@@ -196,7 +199,10 @@ class SteppedNode:
 
     def settle(self) -> None:
         """V3: once all that is due is done, every watcher has everything, or has been told why not."""
+        turns = 0
         while self._busy():
+            turns += 1
+            assert turns < TURNS_MAX, "what is due comes to no end"
             for _ in range(len(self.asked)):
                 self.read()
             for _ in range(len(self.pieces)):

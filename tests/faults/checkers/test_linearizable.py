@@ -142,6 +142,16 @@ def test_what_has_no_order_is_found(name: str):
     assert "no order" in found[0].what
 
 
+def test_keys_are_looked_at_together_only_where_a_transaction_needs_it():
+    """A read of all hangs only those keys together that transactions of its workload write."""
+    puts = [write(f"set/{number}", "x", (0, 1), workload="set") for number in range(3)]
+    history = [*puts, read_all({put.key: "x" for put in puts}, (2, 3), workload="set"), *GOOD["money on its way"]]
+
+    verdicts = linearizable.examine(evidence(*history))
+
+    assert [verdict.keys for verdict in verdicts] == [("bank/1", "bank/2"), ("set/0",), ("set/1",), ("set/2",)]
+
+
 def test_revisions_are_not_looked_at():
     """They could agree with each other, and be wrong."""
     history = [write("k", "a", (0, 1), revision=2), read("k", None, (2, 3), revision=1)]

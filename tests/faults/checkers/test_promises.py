@@ -112,6 +112,8 @@ def retried() -> Story:
     story.says(write("k", "c", (6, 7), request_id="c", outcome=Outcome.UNKNOWN))
     story.logs(Request(id="c", cancels=True))
     story.does(cas("k", "x", "d", (8, 9), request_id="d", outcome=Outcome.FAILED))
+    story.does(write("k", "e", (10, 11)))  # without an id, each is another one
+    story.does(write("k", "f", (12, 13)))
     story.logs(Request(id="~n1-1"))
     return story
 

@@ -50,6 +50,9 @@ def told() -> Story:
     story.does(transfer({"bank/1": ("5", "3"), "bank/2": (None, "2")}, (45, 46), request_id="e"))
     story.shows(read_all({"bank/1": "3", "bank/2": "2"}, (47, 48), workload="bank"))
     story.shows(read_all({"register/1": "4-1", "register/2": "1-3"}, (49, 50), mode="local"))
+    # Two want the same value; which of them the log has, without an id, only the revision tells.
+    story.says(cas("counter", None, "1", (51, 52), workload="counter", outcome=Outcome.REFUSED))
+    story.does(cas("counter", None, "1", (51, 53), workload="counter", process=2))
     # Other clients write as well, to keys of their own.
     story.logs(Request(effects=(Put("other", "x", story.revision + 1, 1),)))
     return story
@@ -221,3 +224,26 @@ def test_a_skip_may_leave_revisions_out_and_what_they_held_is_lost():
     story.log[:] = [story.chain.barrier(), story.chain.add(before.data), story.chain.skip(left_out=1)]
 
     assert invariants(revisions.check(story.evidence)) == {"I1"}
+
+
+def test_behind_a_skip_an_epoch_may_have_begun():
+    """What was skipped may have been its barrier."""
+    story = Story()
+    story.chain.skip()
+    story.chain.epoch = 99
+    story.chain.put("register/1", "1-1")
+    story.log[:] = story.chain.entries
+
+    assert revisions.check(story.evidence) == []
+
+
+def test_versions_go_on_from_what_was_before_the_first_entry():
+    """It is not known there; from then on, it is."""
+    story = Story()
+    for number in range(4):
+        story.does(write("register/1", f"1-{number}", (2 * number, 2 * number + 1)))
+    del story.log[:3], story.operations[:2]
+
+    assert revisions.check(story.evidence) == []
+    story.logs(Request(effects=(Put("register/1", "1-3", 1, 4),)))
+    assert invariants(revisions.check(story.evidence)) == {"I1", "I3", "I10"}

@@ -102,6 +102,14 @@ def test_a_course_that_goes_back_or_apart_is_found(more: Shown, broken: set[str]
     assert invariants(convergence.check_course([*COURSE, more])) == broken
 
 
+def test_a_course_that_goes_back_behind_a_late_answer_is_found():
+    """The answer that told of entry 5 was there before the last one was asked for, though not before the third."""
+    course = [shown(3, (0, 1)), shown(5, (2, 9)), shown(4, (3, 4)), shown(4, (10, 11))]
+
+    assert invariants(convergence.check_course(course)) == {"I8"}
+    assert convergence.check_course(course[:3]) == []
+
+
 # --- logs -----------------------------------------------------------------------------------------------------
 
 MEANT = """\

@@ -298,6 +298,21 @@ def test_lists_that_do_not_agree_are_found(more: list[Operation], broken: set[st
     assert any(said in each.what for each in violations), violations
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        shown("list/1", "a,b,d,g", (30.5, 31.5)),
+        shown("list/1", "a,b,d,g", (31, 31.5)),
+        shown("list/1", "a,b,d,g", (31.2, 31.5), mode="local"),
+    ],
+)
+def test_what_was_answered_earlier_counts_also_behind_others(between: Operation):
+    """The first append had ended before the second began, whoever overlapped with it or read the past since."""
+    appended = [add("list/2", "f,h,i", (30, 31)), between, add("list/2", "f,h", (32, 33))]
+
+    assert invariants(appends.check(evidence(*LISTS, *appended))) == {"I4"}
+
+
 def test_an_append_of_two_elements_is_a_mistake_of_the_workload():
     with pytest.raises(ValueError, match="one element"):
         appends.check(evidence(cas("list/1", "a", "a,b,c", (0, 1), workload="append")))
