@@ -36,17 +36,12 @@ ACK_WAIT_S = 1.0
 
 
 class ProxiedNode(ClusterNode):
-    """A node that everybody knows by the address of a proxy; ``direct`` is the same node without it."""
+    """A node that the others reach through a proxy, and tests directly."""
 
     def __init__(self, cluster: Cluster, number: int, port: int, proxy: Proxy) -> None:
         super().__init__(cluster, number, port)
         self.proxy = proxy
-        self.direct = ClusterNode(cluster, number, port)
-        self.address = self.advertised = proxy.address
-
-    def start(self, **how: Any) -> None:
-        """See ClusterNode."""
-        super().start(**how | {"flags": ("--id", self.address, "--advertise", self.address)})
+        self.advertised = proxy.address
 
 
 class Proxied(Stand):
@@ -196,7 +191,7 @@ def test_a_replica_whose_pushes_come_much_too_late_has_everything_from_the_log(
     revision = put(leader, key, "new")
 
     assert time.monotonic() - began < ACK_WAIT_S + 1.0
-    assert wait_until(lambda: get(node.direct, key).body.get("revision") == revision, BY_THE_LOG_S)
+    assert wait_until(lambda: get(node, key).body.get("revision") == revision, BY_THE_LOG_S)
     node.proxy.heal()
     proxied.wait_until_settled()
 
@@ -241,7 +236,7 @@ def test_a_follower_behind_a_thin_line_holds_nobody_up(proxied: Cluster, proxied
 
     assert sorted(took)[-2] < ACK_WAIT_S / 2  # one may have waited for it
     assert max(took) < ACK_WAIT_S + 1.0
-    assert wait_until(lambda: get(node.direct, key).body.get("revision") == revision, BY_THE_LOG_S)
+    assert wait_until(lambda: get(node, key).body.get("revision") == revision, BY_THE_LOG_S)
     node.proxy.heal()
     proxied.wait_until_settled()
 
@@ -257,14 +252,14 @@ def test_a_follower_that_no_peer_reaches_works_from_the_log(proxied: Cluster, pr
     put(leader, key, "without it")
 
     began = time.monotonic()
-    read = get(node.direct, key, linearizable="true", timeout_ms=3_000)
-    revision = put(node.direct, key, "through it")
+    read = get(node, key, linearizable="true", timeout_ms=3_000)
+    revision = put(node, key, "through it")
 
     assert (read.status, read.body["value"]) == (200, "without it")
     assert get(leader, key).body["revision"] == revision
-    assert wait_until(lambda: get(node.direct, key).body["revision"] == revision, BY_THE_LOG_S)
+    assert wait_until(lambda: get(node, key).body["revision"] == revision, BY_THE_LOG_S)
     assert time.monotonic() - began < WAIT_S / 2
-    assert node.direct.request("GET", "/readyz").status == 200
+    assert node.request("GET", "/readyz").status == 200
     node.proxy.heal()
     proxied.wait_until_settled()
     proxied.wait_for_agreement()
@@ -279,17 +274,17 @@ def test_a_leader_whose_port_is_closed_to_its_peers_is_replaced_once(
     with Writers(history, others, threads=1, once=1):
         old.proxy.set(Rules(door=Door.REFUSED))
         old.proxy.reset()
-        assert wait_until(lambda: any(node.direct.status()["is_leader"] for node in others), WAIT_S)
-        successor = next(node for node in others if node.direct.status()["is_leader"])
-        epoch = successor.direct.status()["epoch"]
+        assert wait_until(lambda: any(node.status()["is_leader"] for node in others), WAIT_S)
+        successor = next(node for node in others if node.status()["is_leader"])
+        epoch = successor.status()["epoch"]
         assert wait_until(lambda: history.write(others[0]).outcome == "committed", WAIT_S)
-        assert wait_until(lambda: old.direct.status()["role"] == "follower", WAIT_S)
+        assert wait_until(lambda: old.status()["role"] == "follower", WAIT_S)
         old.proxy.heal()
     proxied.wait_until_settled()
     proxied.wait_for_agreement()
     history.check()
 
-    assert successor.direct.status()["epoch"] == epoch
+    assert successor.status()["epoch"] == epoch
 
 
 def test_a_leader_that_no_peer_reaches_stays_and_writes_through_others_end_in_time(
@@ -297,13 +292,13 @@ def test_a_leader_that_no_peer_reaches_stays_and_writes_through_others_end_in_ti
 ):
     """F36: it is alive, and serves who asks it directly; nobody else's write hangs, or is done twice."""
     history, leader = History(proxied), proxied_stand.of(proxied.wait_until_settled())
-    epoch = leader.direct.status()["epoch"]
+    epoch = leader.status()["epoch"]
     leader.proxy.set(BLACKHOLE)
     began = time.monotonic()
-    noted = [history.write(node.direct, timeout_s=1.5) for node in proxied_stand.others(leader)]
+    noted = [history.write(node, timeout_s=1.5) for node in proxied_stand.others(leader)]
     took_s = time.monotonic() - began
-    put(leader.direct, key, "directly")
-    told = get(proxied_stand.others(leader)[0].direct, key, linearizable="true", timeout_ms=3_000)
+    put(leader, key, "directly")
+    told = get(proxied_stand.others(leader)[0], key, linearizable="true", timeout_ms=3_000)
     leader.proxy.heal()
     proxied.wait_until_settled()
     assert history.write(proxied_stand.others(leader)[0]).outcome == "committed"
@@ -313,7 +308,7 @@ def test_a_leader_that_no_peer_reaches_stays_and_writes_through_others_end_in_ti
     assert {each.outcome for each in noted} <= {"refused", "unknown"}
     assert took_s < 2 * (1.5 + 1.0)
     assert told.body["value"] == "directly"
-    assert leader.direct.status()["epoch"] == epoch
+    assert leader.status()["epoch"] == epoch
 
 
 def test_a_follower_without_zookeeper_shows_what_it_has_and_says_how_old_that_is(
