@@ -16,7 +16,7 @@ from kvlog.cluster import Cluster, ClusterNode
 from kvlog.core.commands import SetKey
 from kvlog.errors import InvalidInput
 
-from .wire import Answer, call
+from .wire import Answer, call, exchange, refused
 
 Name = Callable[[str], str]
 
@@ -293,8 +293,10 @@ def test_a_transaction_that_no_entry_can_hold_is_refused(solo: ClusterNode, name
     large = [put(name(str(number)), "\x01" * 60_000) for number in range(2)]
     for body in ({"then": large}, {"then": [], "else": large}):
         call(solo, "POST", "/v1/txn", body).refused(413, "too-large", "once encoded as JSON")
-    beyond = call(solo, "POST", "/v1/txn", b" " * (2 * 2**20 + 1), Content_Type="application/json")
-    beyond.refused(413, "too-large", "the body has more than 2097152 bytes")
+    # Only announced: who goes on sending may find the connection closed before it has read the answer.
+    head = b"POST /v1/txn HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2097153\r\n\r\n"
+    beyond = exchange(solo, head)
+    assert refused(beyond, 413, "the body has more than 2097152 bytes")
     assert beyond.headers["connection"] == "close"
 
 
