@@ -38,10 +38,10 @@ BY_WRITING = 10
 
 
 @contextmanager
-def zookeeper(hosts: str) -> Iterator[KazooClient]:
+def zookeeper(hosts: str, *, timeout_s: float = SESSION_S) -> Iterator[KazooClient]:
     """A session with ZooKeeper."""
-    client = KazooClient(hosts, timeout=SESSION_S)
-    client.start(timeout=SESSION_S)
+    client = KazooClient(hosts, timeout=timeout_s)
+    client.start(timeout=timeout_s)
     try:
         yield client
     finally:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -77,12 +77,22 @@ class Stand:
         self.clusters: list[Cluster] = []
         self._make = make
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill all nodes of all clusters."""
+        for cluster in self.clusters:
+            end(cluster)
+
     def well(self) -> Cluster:
         """Three nodes that are up, whole, and agree."""
         with suppress(IndexError, Unavailable, AssertionError):
             return self._put_right(self.clusters[-1])
-        for cluster in self.clusters:
-            end(cluster)
+        self.end()
         self.clusters.append(self._make())
         self.clusters[-1].start()
         return self.clusters[-1]
@@ -106,10 +116,8 @@ class Stand:
 @pytest.fixture(scope="session")
 def stand(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Stand]:
     """What the standing cluster stands on."""
-    stand = Stand(lambda: new_cluster(keeper, ensemble, **STANDING))
-    yield stand
-    for cluster in stand.clusters:
-        end(cluster)
+    with Stand(lambda: new_cluster(keeper, ensemble, **STANDING)) as stand:
+        yield stand
 
 
 @pytest.fixture

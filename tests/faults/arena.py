@@ -8,8 +8,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from kvlog.ensemble import LocalEnsemble
 from kvlog.ensemble.local import LocalServer
 from kvlog.errors import Unavailable
 from kvlog.processes import Child, ProcessKeeper, free_ports, wait_until
+from tests.cluster.by_hand import zookeeper
 from tests.faults.proxy import Network, Proxy
 from tests.faults.resources import Resources, of_ensemble, of_process, processes_below
 from tests.faults.wire import Turns, ZooKeeperTalk
@@ -239,16 +240,9 @@ class Arena:
 
         return look
 
-    @contextmanager
-    def zookeeper(self) -> Iterator[KazooClient]:
+    def zookeeper(self) -> AbstractContextManager[KazooClient]:
         """A session with the ensemble, past all proxies."""
-        client = KazooClient(self.ensemble.hosts, timeout=10.0)
-        client.start(timeout=10.0)
-        try:
-            yield client
-        finally:
-            client.stop()
-            client.close()
+        return zookeeper(self.ensemble.hosts)
 
     def _pids(self, node: ClusterNode) -> list[int]:
         return processes_below(node.child.pid) if node.child is not None and node.running else []

@@ -13,7 +13,6 @@ from kvlog.processes import ProcessKeeper, free_ports
 from tests.cluster.conftest import (
     Stand,
     cluster,
-    end,
     follower,
     fragile_ensemble,
     key,
@@ -118,11 +117,8 @@ class Brisk(Stand):
 @pytest.fixture(scope="session")
 def brisk_stand(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Brisk]:
     """What the brisk cluster stands on."""
-    with Network() as network:
-        stand = Brisk(keeper, ensemble, network)
+    with Network() as network, Brisk(keeper, ensemble, network) as stand:
         yield stand
-        for each in stand.clusters:
-            end(each)
 
 
 @pytest.fixture

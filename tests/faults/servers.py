@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from kazoo.client import KazooClient
 
@@ -13,8 +12,12 @@ from kvlog.cluster import Cluster, ClusterNode
 from kvlog.ensemble import LocalEnsemble
 from kvlog.ensemble.local import LocalServer
 from kvlog.processes import wait_until
+from tests.cluster import by_hand
 
 WAIT_S = 15.0
+
+zookeeper = partial(by_hand.zookeeper, timeout_s=WAIT_S)
+"""A session with ZooKeeper."""
 
 _SECRET = 0xB3415C00
 """ZooKeeperServer.superSecret (3.8): the same in every server."""
@@ -32,18 +35,6 @@ def count_of_sessions(ensemble: LocalEnsemble) -> int:
     found = re.search(r"^zk_global_sessions\t(\d+)", ask(ensemble.servers[0], "mntr"), re.MULTILINE)
     assert found is not None
     return int(found[1])
-
-
-@contextmanager
-def zookeeper(hosts: str) -> Iterator[KazooClient]:
-    """A session with ZooKeeper."""
-    client = KazooClient(hosts, timeout=WAIT_S)
-    client.start(timeout=WAIT_S)
-    try:
-        yield client
-    finally:
-        client.stop()
-        client.close()
 
 
 def session_of(client: KazooClient, cluster: Cluster, node: ClusterNode) -> int:

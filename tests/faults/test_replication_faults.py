@@ -18,7 +18,7 @@ from kvlog.ensemble import LocalEnsemble
 from kvlog.processes import ProcessKeeper, free_ports, wait_until
 from kvlog.snapshot import Decoder
 from kvlog.zookeeper.peek import Peek
-from tests.cluster.conftest import Stand, end, new_cluster
+from tests.cluster.conftest import Stand, new_cluster
 from tests.cluster.history import History, Writers
 from tests.cluster.keys import get, put
 from tests.faults.conftest import Brisk
@@ -85,11 +85,8 @@ class Proxied(Stand):
 @pytest.fixture(scope="module")
 def proxied_stand(keeper: ProcessKeeper, ensemble: LocalEnsemble) -> Iterator[Proxied]:
     """What the proxied cluster stands on."""
-    with Network() as network:
-        stand = Proxied(keeper, ensemble, network)
+    with Network() as network, Proxied(keeper, ensemble, network) as stand:
         yield stand
-        for each in stand.clusters:
-            end(each)
 
 
 @pytest.fixture
