@@ -1108,6 +1108,63 @@ PEERS = (
     ),
 )
 
+DIGESTS = (
+    Mutant(
+        "digests-of-different-logs",
+        "a replica ends because of what others hold behind another entry of the same index",
+        (
+            Edit(
+                CORE + "agreement:comparable",
+                "return (one.index, one.hash) == (other.index, other.hash) and same_way",
+                "return one.index == other.index and same_way",
+            ),
+        ),
+        (core("agreement::what_cannot_be_compared_is_not"),),
+    ),
+    Mutant(
+        "digests-made-in-different-ways",
+        "in a cluster of two versions, those of the fewer nodes end",
+        (
+            Edit(
+                CORE + "agreement:comparable",
+                "return (one.index, one.hash) == (other.index, other.hash) and same_way",
+                "return (one.index, one.hash) == (other.index, other.hash)",
+            ),
+        ),
+        (core("agreement::what_cannot_be_compared_is_not"),),
+    ),
+    Mutant(
+        "digests-over-gaps",
+        "a stale store ends because it does not hold what it says that it has missed",
+        (
+            Edit(
+                CORE + "agreement:checkpoint",
+                "if position.gaps or position.applied_index < 0:",
+                "if position.applied_index < 0:",
+            ),
+        ),
+        (core("agreement::a_store_with_gaps_compares_nothing_and_publishes_nothing"),),
+    ),
+    Mutant(
+        "minority-decides-who-is-wrong",
+        "one replica that is wrong ends another one that is right",
+        (Edit(CORE + "agreement:Agreement.compare", "if len(names) > len(registered) // 2:", "if names:"),),
+        (core("agreement::without_a_majority_nobody_ends"),),
+    ),
+    Mutant(
+        "transactions-beyond-checkpoints",
+        "replicas that never stand at the same entry have nothing to compare: who differs is not found",
+        (
+            Edit(
+                CORE + "cursor:Cursor.next_apply",
+                "count = min(APPLY_ENTRIES, entries_to_checkpoint(self._ready[0].index), len(self._ready))",
+                "count = min(APPLY_ENTRIES, len(self._ready))",
+            ),
+        ),
+        (core("agreement::a_transaction_of_the_store_ends_at_a_checkpoint"),),
+    ),
+)
+
 SECTIONS = {
     "Appending, and who leads": APPENDS,
     "Following the log": LOG,
@@ -1116,6 +1173,7 @@ SECTIONS = {
     "Leases": LEASES,
     "Marks and trimming": RETENTION,
     "Copies, gaps and filling": COPIES,
+    "Comparing digests": DIGESTS,
     "The store, and the past": STORE,
     "Watches": WATCHES,
     "Peers and clients": PEERS,
